@@ -1,0 +1,1 @@
+"""Meterhouse: the meter and the books of an LLM platform."""

@@ -1,0 +1,103 @@
+"""The snapshot of control data that processors work from: immutable, versioned, pure values.
+
+A snapshot is loaded by `warehouse.control` and polled; each charge stores the version that rated it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    id: str
+    name: str
+    org: tuple[str, ...] = ()  # from the root to the leaf; the tenant belongs to each of these org units
+    cost_center: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RateCard:
+    """Prices of one model from `valid_from_us` on: pico-units of the currency per token, by token kind.
+
+    In force at t: of the cards of (provider, model, tenant) with valid_from <= t < valid_to, the latest; a card of the
+    event's tenant (a negotiated price) wins over the list price (tenant None). A card is never edited once in force.
+    """
+
+    id: int  # the card version that a charge stores
+    provider: str
+    model: str
+    tenant: str | None
+    valid_from_us: int
+    valid_to_us: int | None
+    pico_per_token: Mapping[str, int]  # token kind → price; a kind without a price makes an event with such tokens unpriced
+    approved_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which events a budget or an objective looks at: each part that is set must match."""
+
+    tenant: str | None = None
+    org_unit: str | None = None
+    application: str | None = None
+    model: str | None = None
+
+
+Every = Literal["day", "week", "month"]
+OnExceeded = Literal["notify", "throttle", "block"]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSpec:
+    every: Every
+    time_zone: str  # IANA; a day, week (from Monday) or month of this zone's calendar
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A limit on spend or on tokens per window. Exactly one of the two limits is set."""
+
+    id: str
+    scope: Scope
+    window: WindowSpec
+    limit_pico: int | None
+    limit_tokens: int | None  # all kinds added up
+    thresholds: tuple[Decimal, ...]  # percent of the limit, ascending
+    on_exceeded: OnExceeded
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A service level objective over a rolling window of days."""
+
+    id: str
+    scope: Scope
+    sli: Literal["duration", "time_to_first_token", "availability"]
+    below_ms: int | None  # for the two latencies: good is strictly below
+    target: Decimal  # share of good, 0 < target < 1
+    window_days: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Control data of one version. Orders are those of the control file (the replay rule counts on them)."""
+
+    version: int  # 0: nothing applied yet
+    currency: str
+    tenants: tuple[Tenant, ...] = ()
+    rate_cards: tuple[RateCard, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+    objectives: tuple[Objective, ...] = ()
+    strict_tenants: bool = True  # an unknown tenant's events are rejected
+
+    @property
+    def models(self) -> tuple[tuple[str, str], ...]:
+        """(provider, model) in order of first appearance in the rate card."""
+        return tuple(dict.fromkeys((card.provider, card.model) for card in self.rate_cards))
+
+
+EMPTY = Snapshot(version=0, currency="USD")
