@@ -1,0 +1,52 @@
+# Each target makes what it needs. `make` alone lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench fmt lock crash clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ARGS ?=
+N ?= 200
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+# A stamp, so that nothing is installed again until a requirement changes.
+$(READY): requirements/dev.txt pyproject.toml tools/make-venv
+	@tools/make-venv $(VENV)
+	@touch $@
+
+demo: $(READY) ## run the demo, then serve its reports on 127.0.0.1:8080 (ARGS=--no-serve: print and leave)
+	$(BIN)/meterhouse demo $(ARGS)
+
+test: $(READY) ## run the tests (ARGS="-k chargeback": some of them)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+check: $(READY) ## formatting, lint, types, direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: $(READY) ## measure each figure beside its limit
+	$(BIN)/python -m bench $(ARGS)
+
+fmt: $(READY) ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+crash: $(READY) ## kill a working meter N times at random moments (N=200), then compare its books with the oracle
+	METERHOUSE_KILLS=$(N) $(BIN)/python -m pytest tests/crash -m crash --timeout 3600 -s $(ARGS)
+
+# The lock files hold for Linux and macOS, Python 3.11 to 3.13, and name no registry.
+LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes --no-emit-index-url \
+	--python-version 3.11 --custom-compile-command "make lock"
+lock: $(READY) ## write requirements/*.txt anew (ARGS=--upgrade: newest allowed versions)
+	$(LOCK) $(ARGS) -o requirements/run.txt
+	$(LOCK) $(ARGS) --extra dev -c requirements/run.txt -o requirements/dev.txt
+
+clean: ## remove what make and the tools made (not meterhouse-data: those are books)
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
