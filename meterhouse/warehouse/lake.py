@@ -1,0 +1,217 @@
+"""The lake: DuckLake over a catalogue of metadata and a folder of Parquet files.
+
+A `Lake` is one DuckDB instance with the lake attached. Threads take a cursor each. One process at a time may write;
+any number of processes may read, and a reader sees one snapshot for as long as its transaction lasts.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import duckdb
+from filelock import FileLock, Timeout
+
+from meterhouse.warehouse.lake_schema import TABLES, create_table_sql, options_sql, positions_sql
+
+_EXTENSIONS: Final = ("sqlite_scanner", "ducklake")
+_ALIAS: Final = "lake"
+_BUSY_TIMEOUT_MS: Final = 5000  # a reader's wait for the catalogue while a commit is written: far beyond any commit
+
+
+class LakeError(Exception):
+    """The lake cannot do what was asked; the message says what to do."""
+
+
+class LakeMissing(LakeError):
+    """There is no lake yet."""
+
+
+class LakeBusy(LakeError):
+    """Another process writes to this lake."""
+
+
+@dataclass(frozen=True, slots=True)
+class LakeConfig:
+    """Where a lake is. The one place that knows how it is attached."""
+
+    catalogue: Path  # SQLite file
+    data: Path  # folder of Parquet files
+    memory_limit_mb: int = 512  # of DuckDB: sorts beyond it spill to `scratch`; the meter as a whole stays under 1 GiB
+    threads: int | None = None  # None: one per core
+
+    @property
+    def lock_file(self) -> Path:
+        return self.catalogue.with_name(self.catalogue.name + ".lock")
+
+    @property
+    def scratch(self) -> Path:
+        """Where DuckDB spills what does not fit in memory."""
+        return self.catalogue.with_name(self.catalogue.name + ".tmp")
+
+    def attach_sql(self, *, read_only: bool) -> str:
+        options = [
+            f"DATA_PATH {_text(str(self.data))}",
+            "META_JOURNAL_MODE 'WAL'",
+            f"META_BUSY_TIMEOUT {_BUSY_TIMEOUT_MS}",
+            *(["READ_ONLY"] if read_only else []),
+        ]
+        return f"ATTACH {_text(f'ducklake:sqlite:{self.catalogue}')} AS {_ALIAS} ({', '.join(options)})"
+
+
+class WriterLock:
+    """Says who may write: a file beside the catalogue, locked for as long as its process lives."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = FileLock(path, blocking=False)
+
+    def acquire(self) -> None:
+        """Raises LakeBusy when another process, or another Lake of this one, holds it."""
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise LakeBusy(
+                f"another process writes to this lake (it holds {self._lock.lock_file}): a lake with a SQLite catalogue"
+                " has one writer. Stop the other `meterhouse work` or `serve` first, or open the lake read-only"
+            ) from None
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+class Lake:
+    """An open lake. `cursor` and `read` may be called from any thread; a cursor stays with the thread that took it."""
+
+    def __init__(self, config: LakeConfig, connection: duckdb.DuckDBPyConnection, lock: WriterLock | None) -> None:
+        self.config = config
+        self._connection = connection
+        self._lock = lock
+
+    @classmethod
+    def open(cls, config: LakeConfig, *, read_only: bool = False) -> Self:
+        """Opens the lake; a writer makes it, and its tables, when missing.
+
+        Raises LakeBusy (a second writer), LakeMissing (a reader of a lake that no writer has made yet).
+        """
+        if read_only:
+            if not config.catalogue.exists():
+                raise LakeMissing(f"there is no lake at {config.catalogue} yet: run `meterhouse work` once to make it")
+            return cls(config, _attach(config, read_only=True), None)
+        config.catalogue.parent.mkdir(parents=True, exist_ok=True)
+        config.data.mkdir(parents=True, exist_ok=True)
+        lock = WriterLock(config.lock_file)
+        lock.acquire()
+        try:
+            lake = cls(config, _attach(config, read_only=False), lock)
+            lake._create_missing()
+        except BaseException:
+            lock.release()
+            raise
+        return lake
+
+    @property
+    def read_only(self) -> bool:
+        return self._lock is None
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A connection of its own to the same lake, whose tables need no prefix."""
+        cursor = self._connection.cursor()
+        cursor.execute(f"USE {_ALIAS}")
+        return cursor
+
+    @contextmanager
+    def read(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A cursor in a read transaction: all it reads is of one snapshot."""
+        cursor = self.cursor()
+        try:
+            cursor.execute("BEGIN TRANSACTION")
+            self.snapshot_id(cursor)  # the transaction's snapshot is that of its first look
+            yield cursor
+        finally:
+            cursor.close()  # rolls back
+
+    def snapshot_id(self, cursor: duckdb.DuckDBPyConnection) -> int:
+        """The snapshot that this cursor's transaction sees."""
+        row = cursor.execute(f"FROM ducklake_current_snapshot('{_ALIAS}')").fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def close(self) -> None:
+        self._connection.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _create_missing(self) -> None:
+        cursor = self.cursor()
+        cursor.execute("BEGIN TRANSACTION")
+        present = table_names(cursor)
+        missing = [table for table in TABLES if table.name not in present]
+        for table in missing:
+            for statement in create_table_sql(table):
+                cursor.execute(statement)
+        if "positions" not in present:
+            cursor.execute(f"CREATE VIEW positions AS {positions_sql(())}")
+        cursor.execute("COMMIT")
+        row = cursor.execute(f"SELECT count(*) FROM ducklake_options('{_ALIAS}') WHERE scope = 'TABLE'").fetchone()
+        if row is None or row[0] < len(TABLES):
+            for statement in options_sql():
+                cursor.execute(statement)
+        cursor.close()
+
+
+def table_names(cursor: duckdb.DuckDBPyConnection) -> set[str]:
+    """Names of the lake's tables and views, as this cursor's transaction sees them."""
+    rows = cursor.execute(
+        "SELECT table_name FROM information_schema.tables WHERE table_catalog = ?", [_ALIAS]
+    ).fetchall()
+    return {str(name) for (name,) in rows}
+
+
+def _attach(config: LakeConfig, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        # Extensions come with the packages that we depend on: nothing is ever fetched.
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "memory_limit": f"{config.memory_limit_mb}MB",
+        "temp_directory": str(config.scratch),
+    }
+    if config.threads is not None:
+        settings["threads"] = config.threads
+    connection = duckdb.connect(":memory:", config=settings)
+    try:
+        for name in _EXTENSIONS:
+            connection.execute(f"LOAD {_text(str(_extension(name)))}")
+        connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        connection.execute(config.attach_sql(read_only=read_only))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _extension(name: str) -> Path:
+    """The file of a DuckDB extension, out of its package and for the DuckDB that is running."""
+    spec = importlib.util.find_spec(f"duckdb_extension_{name}")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"
+        if path.exists():
+            return path
+    raise LakeError(
+        f"no extension {name} for DuckDB {duckdb.__version__}: install"
+        f" duckdb-extension-{name.replace('_', '-')}=={duckdb.__version__}"
+    )
+
+
+def _text(value: str) -> str:
+    """A text as an SQL literal."""
+    return "'" + value.replace("'", "''") + "'"

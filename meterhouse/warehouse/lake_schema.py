@@ -1,0 +1,141 @@
+"""The lake's tables: one list, from which the DDL is made. Columns are those of the ledger port's Arrow schemas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Final
+
+import pyarrow as pa
+
+from meterhouse.ingest.batch import NAME, TIME
+from meterhouse.streams.ledger import (
+    CHARGE_SCHEMA,
+    LATENCY_KEYS,
+    LATENCY_SCHEMA,
+    NODE_EVENT_SCHEMA,
+    ROLLUP_KEYS,
+    ROLLUP_SCHEMA,
+    Counts,
+)
+
+REJECT_SCHEMA: Final = pa.schema(
+    [
+        pa.field("topic", NAME, nullable=False),
+        pa.field("partition", pa.int32(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("index", pa.int32(), nullable=False),  # place in the record's array; -1: the whole record
+        pa.field("arrived", TIME, nullable=False),
+        pa.field("reason", NAME, nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("tenant", pa.string()),
+        pa.field("payload", pa.binary(), nullable=False),
+    ]
+)
+"""The lake's table `rejects`: `ingest.batch.Reject` as columns."""
+
+COUNTS: Final = tuple(field.name for field in fields(Counts))
+POSITION_COLUMNS: Final = ("next_offset", *COUNTS, "arrived_us")
+"""Columns of `position_<p>`, one row each: `streams.ledger.Position`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LakeTable:
+    """A table of the lake. `period` is the calendar part that its files are partitioned by, of column `time_column`."""
+
+    name: str
+    schema: pa.Schema
+    time_column: str
+    period: str  # day | month
+    keys: tuple[str, ...] = ()  # of a table of deltas: rows of equal keys are added up
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The columns of a table of deltas that are added up."""
+        return tuple(name for name in self.schema.names if name not in self.keys) if self.keys else ()
+
+
+CHARGES: Final = LakeTable("charges", CHARGE_SCHEMA, "time", "day")
+NODE_EVENTS: Final = LakeTable("node_events", NODE_EVENT_SCHEMA, "time", "day")
+ROLLUP_MINUTE: Final = LakeTable("rollup_minute", ROLLUP_SCHEMA, "time", "day", ROLLUP_KEYS)
+ROLLUP_HOUR: Final = LakeTable("rollup_hour", ROLLUP_SCHEMA, "time", "month", ROLLUP_KEYS)
+LATENCY_HOUR: Final = LakeTable("latency_hour", LATENCY_SCHEMA, "time", "month", LATENCY_KEYS)
+REJECTS: Final = LakeTable("rejects", REJECT_SCHEMA, "arrived", "month")
+
+TABLES: Final = (CHARGES, NODE_EVENTS, ROLLUP_MINUTE, ROLLUP_HOUR, LATENCY_HOUR, REJECTS)
+
+_PERIODS: Final = {"day": ("year", "month", "day"), "month": ("year", "month")}
+_SQL_TYPES: Final = {
+    pa.binary(16): "UUID",  # 16 fixed bytes in Parquet, where a BLOB would carry a length and be an opaque string
+    pa.binary(): "BLOB",
+    pa.bool_(): "BOOLEAN",
+    pa.int16(): "SMALLINT",
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    pa.string(): "VARCHAR",
+    NAME: "VARCHAR",
+    TIME: "TIMESTAMPTZ",
+    pa.decimal128(38, 12): "DECIMAL(38,12)",
+}
+
+
+def quoted(name: str) -> str:
+    """A column or table name as SQL: `partition`, `offset`, `time` and `user` are words of SQL as well."""
+    return f'"{name}"'
+
+
+def columns_sql(names: Sequence[str]) -> str:
+    return ", ".join(map(quoted, names))
+
+
+def sql_type(kind: pa.DataType) -> str:
+    """The lake's column type of an Arrow type of the ledger's schemas."""
+    return _SQL_TYPES[kind]
+
+
+def create_table_sql(table: LakeTable) -> list[str]:
+    """Statements that make a table and say how its files are laid out."""
+    columns = ", ".join(
+        f"{quoted(field.name)} {sql_type(field.type)}{'' if field.nullable else ' NOT NULL'}" for field in table.schema
+    )
+    parts = ", ".join(f"{part}({quoted(table.time_column)})" for part in _PERIODS[table.period])
+    return [
+        f"CREATE TABLE {table.name} ({columns})",
+        f"ALTER TABLE {table.name} SET PARTITIONED BY ({parts})",
+    ]
+
+
+def options_sql() -> list[str]:
+    """Statements, harmless when repeated, that set how files are written: none may stand in a transaction."""
+    return [
+        "CALL lake.set_option('parquet_compression', 'zstd')",
+        "CALL lake.set_option('parquet_compression_level', 1)",
+        # An inlined row is a row of the SQLite catalogue: right for the positions, slower than a file for the rest.
+        *(f"CALL lake.set_option('data_inlining_row_limit', 0, table_name => '{table.name}')" for table in TABLES),
+    ]
+
+
+def position_table(partition: int) -> str:
+    """The table that holds one partition's position: the fence of its commits."""
+    return f"position_{partition:d}"
+
+
+def create_position_sql(partition: int) -> list[str]:
+    """Statements that make and seed a partition's position table."""
+    numbers = ", ".join(
+        f"{quoted(name)} BIGINT{' NOT NULL' if name != 'arrived_us' else ''}" for name in POSITION_COLUMNS
+    )
+    zeros = ", ".join("0" for _ in POSITION_COLUMNS[:-1])
+    table = position_table(partition)
+    return [f"CREATE TABLE {table} ({numbers})", f"INSERT INTO {table} VALUES ({zeros}, NULL)"]
+
+
+def positions_sql(partitions: Sequence[int]) -> str:
+    """The select behind the view `positions`: partition and POSITION_COLUMNS, a row per partition."""
+    names = columns_sql(POSITION_COLUMNS)
+    if not partitions:
+        nulls = ", ".join(f"NULL::BIGINT AS {quoted(name)}" for name in POSITION_COLUMNS)
+        return f'SELECT NULL::INTEGER AS "partition", {nulls} WHERE false'
+    return " UNION ALL ".join(
+        f'SELECT {p:d}::INTEGER AS "partition", {names} FROM {position_table(p)}' for p in partitions
+    )

@@ -1,0 +1,41 @@
+"""The lake: opening, reading, one writer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from meterhouse.warehouse.lake import Lake, LakeBusy, LakeConfig, LakeMissing, table_names
+from meterhouse.warehouse.lake_schema import TABLES
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> LakeConfig:
+    return LakeConfig(tmp_path / "lake.sqlite", tmp_path / "data", threads=1)
+
+
+def test_a_writer_makes_the_tables_that_are_missing(config: LakeConfig) -> None:
+    with Lake.open(config) as lake, lake.read() as cursor:
+        assert table_names(cursor) == {"positions", *(table.name for table in TABLES)}
+        for table in TABLES:
+            rows = cursor.execute(f"SELECT column_name FROM (DESCRIBE {table.name})").fetchall()
+            assert [name for (name,) in rows] == table.schema.names
+
+
+def test_opening_an_existing_lake_again_changes_nothing(config: LakeConfig) -> None:
+    with Lake.open(config) as lake, lake.read() as cursor:
+        first = lake.snapshot_id(cursor)
+    with Lake.open(config) as lake, lake.read() as cursor:
+        assert lake.snapshot_id(cursor) == first
+
+
+def test_a_second_writer_is_refused_with_what_to_do(config: LakeConfig) -> None:
+    with Lake.open(config), pytest.raises(LakeBusy, match="has one writer"):
+        Lake.open(config)
+    Lake.open(config).close()
+
+
+def test_a_reader_of_a_lake_that_no_writer_made_is_told_so(config: LakeConfig) -> None:
+    with pytest.raises(LakeMissing, match="run `meterhouse work` once"):
+        Lake.open(config, read_only=True)
