@@ -9,32 +9,19 @@ last error, for people to see).
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Literal, Protocol
 
-AlertKind = Literal["threshold"]
+from meterhouse.streams.budget_state import Alert
+
+__all__ = ["Alert", "AlertOutbox", "MemoryOutbox", "OutboxEntry", "OutboxUnavailable"]
+
 DeliveredBy = Literal["webhook", "logged"]
 DeliveryState = Literal["waiting", "delivered", "given_up"]
 
 MAX_ERROR_TEXT: Final = 500
 """Characters of a delivery error that are kept: enough for a person, whatever a server answers."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alert:
-    """One alert. `payload` holds JSON values only and travels in the webhook's body as it is."""
-
-    id: str  # deterministic: of kind, budget, window and threshold
-    kind: AlertKind
-    budget_id: str
-    window_start_us: int
-    window_end_us: int
-    threshold: str  # percent of the limit in plain digits: "80", "99.5"
-    spent: str  # money with twelve decimals, or whole tokens (payload's `unit` says which)
-    limit: str  # as `spent`
-    created_us: int  # when it was first raised
-    payload: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,262 @@
+"""Budget states: from totals to spend, state, alerts. Functions of values, and one table that forgets order.
+
+*Spend* of a budget in a window: the newest total of each partition, added up.
+*State*: `exceeded` once spend has reached the limit, else `warned` once it has reached a threshold, else `ok`.
+"Reached" is exact: spent × 100 >= threshold × limit, in whole pico-units or tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Context, Decimal
+from fractions import Fraction
+from typing import Final, Literal
+from uuid import UUID, uuid5
+
+from meterhouse.ingest.event import Lateness
+from meterhouse.streams.budget_totals import BudgetTotal
+from meterhouse.streams.control import Budget, OnExceeded
+from meterhouse.streams.money import to_text
+
+Window = tuple[int, int]
+"""[start, end) in microseconds UTC."""
+StateName = Literal["ok", "warned", "exceeded"]
+AlertKind = Literal["threshold"]
+
+_ALERTS: Final = UUID("5b0f6b0e-6c1e-4d0b-9a53-2f8d1c7e4a90")
+"""Namespace of alert ids. Never change it: an alert would be a new one to everybody who had it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """One alert. `payload` holds JSON values only and travels in the webhook's body as it is."""
+
+    id: str  # deterministic: of kind, budget, window and threshold
+    kind: AlertKind
+    budget_id: str
+    window_start_us: int
+    window_end_us: int
+    threshold: str  # percent of the limit in plain digits: "80", "99.5"
+    spent: str  # money with twelve decimals, or whole tokens (payload's `unit` says which)
+    limit: str  # as `spent`
+    created_us: int  # when it was first raised
+    payload: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetState:
+    """Where a budget stands in one window. Exactly one of the two limits is set."""
+
+    budget_id: str
+    window_start_us: int
+    window_end_us: int
+    state: StateName
+    spent_pico: int
+    spent_tokens: int
+    limit_pico: int | None
+    limit_tokens: int | None
+    crossed: tuple[Decimal, ...]  # thresholds reached, percent, ascending
+    on_exceeded: OnExceeded
+    offsets: tuple[tuple[int, int], ...] = ()  # (partition, offset) that the spend is as of, by partition
+
+    @property
+    def spent(self) -> int:
+        """Spend in the limit's unit: pico-units or tokens."""
+        return self.spent_pico if self.limit_pico is not None else self.spent_tokens
+
+    @property
+    def limit(self) -> int:
+        """The limit, in pico-units or tokens."""
+        limit = self.limit_pico if self.limit_pico is not None else self.limit_tokens
+        assert limit is not None
+        return limit
+
+    @property
+    def share_percent(self) -> Decimal | None:
+        """Spent as percent of the limit, rounded down to four decimals (99.9999 is not yet 100); None: limit 0."""
+        return Decimal(self.spent * 1_000_000 // self.limit).scaleb(-4, _EXACT) if self.limit else None
+
+    def key(self) -> bytes:
+        """Budget and window: the key in the compacted topic of states."""
+        return state_key(self.budget_id, (self.window_start_us, self.window_end_us))
+
+    def to_json(self) -> bytes:
+        """The same state gives the same bytes. Pico-units are texts of whole numbers, percents plain digits."""
+        share = self.share_percent
+        value = {
+            "budget_id": self.budget_id,
+            "window_start_us": self.window_start_us,
+            "window_end_us": self.window_end_us,
+            "state": self.state,
+            "spent_pico": str(self.spent_pico),
+            "spent_tokens": self.spent_tokens,
+            "limit_pico": None if self.limit_pico is None else str(self.limit_pico),
+            "limit_tokens": self.limit_tokens,
+            "share_percent": None if share is None else plain(share),
+            "crossed": [plain(threshold) for threshold in self.crossed],
+            "on_exceeded": self.on_exceeded,
+            "offsets": dict(self.offsets),
+        }
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+_EXACT: Final = Context(prec=60)
+"""Wider than any share: a spend has at most 39 digits."""
+
+
+def state_key(budget_id: str, window: Window) -> bytes:
+    return f"{budget_id}|{window[0]}|{window[1]}".encode()
+
+
+def read_state_key(key: bytes) -> tuple[str, Window]:
+    """Raises ValueError for what `state_key` did not write."""
+    budget_id, start, end = key.decode().rsplit("|", 2)
+    return budget_id, (int(start), int(end))
+
+
+def plain(number: Decimal) -> str:
+    """Plain digits without trailing zeros: 80, 99.5."""
+    return f"{number.normalize(_EXACT):f}"
+
+
+class BudgetTable:
+    """Newest total per budget, window and partition. Applying totals in any order, any number of times, comes to the
+    same table."""
+
+    def __init__(self, totals: Iterable[BudgetTotal] = ()) -> None:
+        self._windows: dict[tuple[str, Window], dict[int, BudgetTotal]] = {}
+        for total in totals:
+            self.apply(total)
+
+    def apply(self, total: BudgetTotal) -> bool:
+        """Keeps `total` if it is newer than what is there; says whether the table changed."""
+        window = (total.window_start_us, total.window_end_us)
+        entries = self._windows.setdefault((total.budget_id, window), {})
+        kept = entries.get(total.partition)
+        if kept is not None and _age(total) <= _age(kept):
+            return False
+        entries[total.partition] = total
+        return True
+
+    def forget(self, budget_id: str, window: Window, partition: int) -> bool:
+        """Takes one entry out (its tombstone was read); says whether it was there."""
+        entries = self._windows.get((budget_id, window), {})
+        gone = entries.pop(partition, None)
+        if not entries:
+            self._windows.pop((budget_id, window), None)
+        return gone is not None
+
+    def windows(self) -> Iterator[tuple[str, Window]]:
+        """(budget, window) of all entries."""
+        return iter(tuple(self._windows))
+
+    def totals(self, budget_id: str, window: Window) -> list[BudgetTotal]:
+        """The newest total of each partition, by partition."""
+        entries = self._windows.get((budget_id, window), {})
+        return [entries[partition] for partition in sorted(entries)]
+
+    def closed(self, now_us: int, lateness: Lateness) -> list[BudgetTotal]:
+        """Totals of windows closed longer than the lateness limit: their keys are to be tombstoned."""
+        return [
+            total
+            for (_, window), entries in self._windows.items()
+            if not counts_still(window, now_us, lateness)
+            for total in entries.values()
+        ]
+
+
+def _age(total: BudgetTotal) -> tuple[int, int, int, int, str]:
+    """Order of totals of one key. By the law that a total is a function of the log the first two decide; the others
+    keep the table free of order even if that law were broken."""
+    return total.control_version, total.offset, total.cost_pico, total.tokens, total.definition
+
+
+def counts_still(window: Window, now_us: int, lateness: Lateness) -> bool:
+    """Is the window open, or closed no longer than events may be late?"""
+    return now_us < window[1] + lateness.behind_us
+
+
+def state_of(
+    budget: Budget, window: Window, spent_pico: int, spent_tokens: int, offsets: Iterable[tuple[int, int]] = ()
+) -> BudgetState:
+    """The state of a budget that spent so much in `window`. A limit of 0 is exceeded from the start."""
+    spent, limit = (spent_tokens, budget.limit_tokens) if budget.limit_pico is None else (spent_pico, budget.limit_pico)
+    if limit is None:
+        raise ValueError(f"budget {budget.id} has no limit; set limit or limit_tokens")
+    crossed = tuple(t for t in sorted(set(budget.thresholds)) if spent * 100 >= Fraction(t) * limit)
+    return BudgetState(
+        budget_id=budget.id,
+        window_start_us=window[0],
+        window_end_us=window[1],
+        state="exceeded" if spent >= limit else "warned" if crossed else "ok",
+        spent_pico=spent_pico,
+        spent_tokens=spent_tokens,
+        limit_pico=budget.limit_pico,
+        limit_tokens=budget.limit_tokens,
+        crossed=crossed,
+        on_exceeded=budget.on_exceeded,
+        offsets=tuple(sorted(offsets)),
+    )
+
+
+def state_from_totals(
+    budget: Budget, definition: str, window: Window, totals: Iterable[BudgetTotal]
+) -> BudgetState | None:
+    """The state that the newest totals of a window's partitions come to.
+
+    Totals of another definition (an older scope, another time zone) count for nothing; None where no other are there.
+    """
+    ours = [total for total in totals if total.definition == definition]
+    if not ours:
+        return None
+    cost_pico, tokens = sum(total.cost_pico for total in ours), sum(total.tokens for total in ours)
+    return state_of(budget, window, cost_pico, tokens, ((total.partition, total.offset) for total in ours))
+
+
+def alert_id(kind: AlertKind, budget_id: str, window: Window, threshold: str) -> str:
+    """The same news, the same id (UUID version 5)."""
+    return str(uuid5(_ALERTS, json.dumps([kind, budget_id, *window, threshold])))
+
+
+def alerts_of(state: BudgetState, budget: Budget, currency: str, now_us: int) -> list[Alert]:
+    """An alert per threshold reached, ascending. Which of them were raised before is the caller's to know, by id."""
+    in_money = state.limit_pico is not None
+    share = state.share_percent
+    scope = {part: value for part in budget.scope.__slots__ if (value := getattr(budget.scope, part)) is not None}
+    payload = {
+        "unit": currency if in_money else "tokens",
+        "state": state.state,
+        "share_percent": None if share is None else plain(share),
+        "scope": scope,
+        "window": {"every": budget.window.every, "time_zone": budget.window.time_zone},
+        "on_exceeded": budget.on_exceeded,
+    }
+    window = (state.window_start_us, state.window_end_us)
+    return [
+        Alert(
+            id=alert_id("threshold", budget.id, window, plain(threshold)),
+            kind="threshold",
+            budget_id=budget.id,
+            window_start_us=window[0],
+            window_end_us=window[1],
+            threshold=plain(threshold),
+            spent=to_text(state.spent) if in_money else str(state.spent),
+            limit=to_text(state.limit) if in_money else str(state.limit),
+            created_us=now_us,
+            payload=payload,
+        )
+        for threshold in state.crossed
+    ]
+
+
+def forecast(spent: int, window: Window, now_us: int) -> int:
+    """Spend at the window's end if it goes on as it went: spent × length / elapsed, rounded half-even.
+
+    At or before the window's start, and from its end on, it is what was spent. In `spent`'s unit.
+    """
+    start_us, end_us = window
+    if not start_us < now_us < end_us:
+        return spent
+    return round(Fraction(spent * (end_us - start_us), now_us - start_us))

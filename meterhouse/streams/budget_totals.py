@@ -1,0 +1,257 @@
+"""Budget totals: what a meter says of its partitions' spend, and how it adds it up.
+
+*Total*: the cumulative spend of one partition in one window of a budget, as of an offset. It is a function of the log
+up to that offset (under one control version), so a repeat, a replay or a zombie says the same thing or an older one.
+
+What counts: events of disposition `billed`, for money and for tokens alike; tokens are all kinds added up.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from meterhouse.ingest.event import TOKEN_KINDS, Lateness
+from meterhouse.ingest.log import Message, partition_of
+from meterhouse.streams.budget_scope import Ints, ScopeIndex, definition_of
+from meterhouse.streams.control import Snapshot, WindowSpec
+from meterhouse.streams.ledger import Position
+from meterhouse.streams.money import limbs_of
+from meterhouse.streams.windows import window_of, window_starts, windows_between
+
+Columns = tuple[Ints, Ints, Ints]
+"""128-bit integers as low 32 bits, next 32 bits, signed high 64 bits: each column adds up in int64 without overflow
+for 2^31 rows, more than any batch has."""
+
+_HOUR_US: Final = 3_600 * 1_000_000
+_LOW: Final = np.uint64(0xFFFFFFFF)
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetTotal:
+    """Cumulative spend of `partition` in a budget's window: all its billed events before `offset`.
+
+    Of two for one key, the one of the higher (control_version, offset) is the newer.
+    """
+
+    budget_id: str
+    window_start_us: int
+    window_end_us: int
+    partition: int
+    control_version: int
+    offset: int
+    cost_pico: int
+    tokens: int
+    definition: str  # digest of what the budget counts (`definition_of`)
+
+    def key(self) -> bytes:
+        """Budget, window and partition: `budget|start|end|partition`. The last three hold no bar, so it reads back."""
+        return f"{self.budget_id}|{self.window_start_us}|{self.window_end_us}|{self.partition}".encode()
+
+    def to_json(self) -> bytes:
+        """Money is a text of whole pico-units: it outgrows the integers that JSON readers keep exact."""
+        return json.dumps({**asdict(self), "cost_pico": str(self.cost_pico)}, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, value: bytes) -> BudgetTotal:
+        """Raises ValueError where `value` is not a total."""
+        try:
+            fields: dict[str, Any] = json.loads(value)
+            total = cls(**{name: fields[name] for name in cls.__slots__} | {"cost_pico": int(fields["cost_pico"])})
+        except (KeyError, TypeError, ValueError) as wrong:
+            raise ValueError(f"not a budget total ({wrong!r}); see who else writes to this topic") from wrong
+        numbers = (total.window_start_us, total.window_end_us, total.partition, total.control_version, total.offset)
+        if not all(type(number) is int for number in (*numbers, total.tokens)) or type(total.budget_id) is not str:
+            raise ValueError("not a budget total (a field of another type); see who else writes to this topic")
+        return total
+
+    def message(self, partitions: int) -> Message:
+        """The record of this total for a compacted topic of `partitions`, placed so that one worker sees all of a
+        budget."""
+        placed = partition_of(self.budget_id.encode(), partitions)
+        return Message(key=self.key(), value=self.to_json(), partition=placed)
+
+
+def read_total_key(key: bytes) -> tuple[str, int, int, int]:
+    """(budget, window start, window end, partition) of `BudgetTotal.key`. Raises ValueError for anything else."""
+    budget_id, start, end, partition = key.decode().rsplit("|", 3)
+    return budget_id, int(start), int(end), int(partition)
+
+
+@dataclass(slots=True)
+class _Sum:
+    window_end_us: int
+    cost_pico: int = 0
+    tokens: int = 0
+
+
+class _Partition:
+    """Sums of one partition, and the windows whose history it knows."""
+
+    def __init__(self, edges_us: Sequence[int]) -> None:
+        self.edges = frozenset(edges_us)
+        self.last_edge_us = edges_us[-1] if edges_us else None
+        self.closed_before_us: int | None = None  # no event can come for windows that ended by then
+        self.sums: dict[tuple[int, int], _Sum] = {}  # (budget's number, window start)
+        self._forgot_us = 0
+
+    def covers(self, start_us: int, end_us: int) -> bool:
+        """A window is whole where both its ends were asked for, or where it begins after all that the lake held.
+        Of any other the earlier part is unknown, and a part must not pass for the total."""
+        if self.closed_before_us is not None and end_us <= self.closed_before_us:
+            return False
+        if self.last_edge_us is None or start_us >= self.last_edge_us:
+            return True
+        return start_us in self.edges and end_us in self.edges
+
+    def arrived(self, closed_before_us: int) -> None:
+        """Time has come this far: sums of windows that no event can reach any more go, once an hour of it."""
+        self.closed_before_us = closed_before_us
+        if closed_before_us - self._forgot_us >= _HOUR_US:
+            self._forgot_us = closed_before_us
+            self.sums = {key: found for key, found in self.sums.items() if found.window_end_us > closed_before_us}
+
+
+class BudgetTotals:
+    """Cumulative spend of a meter's partitions in every budget's windows, under one snapshot of control data.
+
+    For another snapshot make another one and start it from the lake. Not shared between threads.
+    """
+
+    def __init__(self, snapshot: Snapshot, lateness: Lateness | None = None) -> None:
+        self._version = snapshot.version
+        self._lateness = lateness or Lateness()
+        self._budgets = snapshot.budgets
+        self._definitions = [definition_of(budget, snapshot) for budget in snapshot.budgets]
+        self._scopes = ScopeIndex(snapshot)
+        self._specs: list[WindowSpec] = list(dict.fromkeys(budget.window for budget in snapshot.budgets))
+        self._spec_of: Ints = np.array([self._specs.index(b.window) for b in snapshot.budgets], np.int64)
+        self._partitions: dict[int, _Partition] = {}
+
+    def edges(self, oldest_us: int, newest_us: int | None = None) -> list[int]:
+        """Starts and ends, ascending, of all budgets' windows that can still change: those that meet
+        [oldest - lateness.behind, newest + lateness.ahead].
+
+        `oldest_us`: the earliest arrival still to be read (the clock's time where the meter keeps up);
+        `newest_us`: the latest arrival read (None: as `oldest_us`).
+        """
+        from_us = oldest_us - self._lateness.behind_us
+        to_us = (oldest_us if newest_us is None else max(oldest_us, newest_us)) + self._lateness.ahead_us + 1
+        windows = (window for spec in self._specs for window in windows_between(spec, from_us, to_us))
+        return sorted({edge for window in windows for edge in window})
+
+    def start(self, partition: int, spend: pa.Table, edges: Sequence[int], offset: int) -> list[BudgetTotal]:
+        """Takes a partition over with its spend so far (`Ledger.spend(edges)`, read at position `offset`).
+
+        Returns all its totals as of `offset`, to be published: they also correct what another meter may have said
+        under an older control version.
+        """
+        self._partitions[partition] = _Partition(edges)
+        rows = spend.filter(pc.equal(spend["partition"], pa.scalar(partition, pa.int32())))
+        times = np.asarray(edges, np.int64)[rows["interval"].to_numpy().astype(np.int64)]
+        amounts = _Amounts(times, _columns(rows["cost"]), rows["tokens"].to_numpy().astype(np.int64))
+        return self._count(rows, amounts, {partition: Position(next_offset=offset)})
+
+    def add(self, minutes: pa.Table, after: Mapping[int, Position]) -> list[BudgetTotal]:
+        """Adds a run of roll-up rows (ROLLUP_SCHEMA by minute) and returns the totals that changed, as of their
+        partition's new position in `after`. Every partition of `after` must have been started."""
+        for partition in after:
+            if partition not in self._partitions:
+                raise ValueError(f"totals of partition {partition} were never started; call start with its spend first")
+        rows = minutes.filter(pc.equal(minutes["disposition"], pa.scalar("billed")))
+        tokens = np.stack([rows[kind.tokens].to_numpy() for kind in TOKEN_KINDS]).sum(axis=0)
+        low, middle, high = np.array([_columns(rows[kind.cost]) for kind in TOKEN_KINDS]).sum(axis=0)
+        times = rows["time"].cast(pa.int64()).to_numpy()
+        changed = self._count(rows, _Amounts(times, (low, middle, high), tokens), after)
+        # Only now: a late event of this very run may have been in time when it arrived.
+        for partition, position in after.items():
+            if position.arrived_us is not None:
+                self._partitions[partition].arrived(position.arrived_us - self._lateness.behind_us)
+        return changed
+
+    def drop(self, partition: int) -> None:
+        """Forgets a partition that is another meter's now."""
+        self._partitions.pop(partition, None)
+
+    def _count(self, rows: pa.Table, amounts: _Amounts, after: Mapping[int, Position]) -> list[BudgetTotal]:
+        changed: list[BudgetTotal] = []
+        for group in self._groups(rows, amounts):
+            stored = self._partitions[group.partition]
+            found = stored.sums.get((group.budget, group.start_us))
+            if found is None:
+                _, end_us = window_of(self._budgets[group.budget].window, group.start_us)
+                if not stored.covers(group.start_us, end_us):
+                    continue
+                found = stored.sums[group.budget, group.start_us] = _Sum(end_us)
+            if group.cost_pico == 0 and group.tokens == 0:
+                continue
+            found.cost_pico += group.cost_pico
+            found.tokens += group.tokens
+            changed.append(self._total(group, found, after[group.partition].next_offset))
+        return changed
+
+    def _total(self, group: _Group, found: _Sum, offset: int) -> BudgetTotal:
+        return BudgetTotal(
+            budget_id=self._budgets[group.budget].id,
+            window_start_us=group.start_us,
+            window_end_us=found.window_end_us,
+            partition=group.partition,
+            control_version=self._version,
+            offset=offset,
+            cost_pico=found.cost_pico,
+            tokens=found.tokens,
+            definition=self._definitions[group.budget],
+        )
+
+    def _groups(self, rows: pa.Table, amounts: _Amounts) -> Iterator[_Group]:
+        """Adds rows up by (partition, budget, window): one packed key per (row, budget), one sort, one pass."""
+        if rows.num_rows == 0 or not self._budgets:
+            return
+        row, budget = self._scopes.pairs(rows)
+        if len(row) == 0:
+            return
+        times, time_code = np.unique(amounts.times_us, return_inverse=True)
+        starts_by_spec = np.stack([window_starts(spec, times) for spec in self._specs])
+        starts, start_code = np.unique(starts_by_spec[self._spec_of[budget], time_code[row]], return_inverse=True)
+        partitions, partition_code = np.unique(rows["partition"].to_numpy(), return_inverse=True)
+        packed = (partition_code[row] * len(self._budgets) + budget) * len(starts) + start_code
+        order = np.argsort(packed, kind="stable")
+        keys, firsts = np.unique(packed[order], return_index=True)
+        low, middle, high, tokens = (
+            np.add.reduceat(column[row[order]], firsts).tolist() for column in (*amounts.cost, amounts.tokens)
+        )
+        for i, key in enumerate(keys.tolist()):
+            rest, start = divmod(key, len(starts))
+            p, b = divmod(rest, len(self._budgets))
+            cost_pico = (high[i] << 64) + (middle[i] << 32) + low[i]
+            yield _Group(int(partitions[p]), b, int(starts[start]), cost_pico, tokens[i])
+
+
+@dataclass(frozen=True, slots=True)
+class _Amounts:
+    """Per row: when, how much, how many."""
+
+    times_us: Ints
+    cost: Columns
+    tokens: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    partition: int
+    budget: int
+    start_us: int
+    cost_pico: int
+    tokens: int
+
+
+def _columns(money: pa.ChunkedArray[Any]) -> Columns:
+    """The pico-units of a MONEY column."""
+    high, low = limbs_of(money)
+    return (low & _LOW).astype(np.int64), (low >> np.uint64(32)).astype(np.int64), high
