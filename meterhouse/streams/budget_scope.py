@@ -88,9 +88,10 @@ class ScopeIndex:
             rest, m = divmod(code, len(models))
             t, a = divmod(rest, len(applications))
             numbers[i] = self._number(tenants[t], applications[a], models[m])
-        if len(self._ids) > known:
-            self._flat = np.array([i for found in self._lists for i in found], np.int64)
-            self._counts = np.array([len(found) for found in self._lists], np.int64)
+        new = self._lists[known:]
+        if new:
+            self._flat = np.concatenate((self._flat, np.array([i for found in new for i in found], np.int64)))
+            self._counts = np.concatenate((self._counts, np.array([len(found) for found in new], np.int64)))
             self._starts = np.cumsum(self._counts) - self._counts
         return numbers[inverse]
 

@@ -8,11 +8,11 @@ What counts: events of disposition `billed`, for money and for tokens alike; tok
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,6 +28,9 @@ from meterhouse.streams.windows import window_of, window_starts, windows_between
 Columns = tuple[Ints, Ints, Ints]
 """128-bit integers as low 32 bits, next 32 bits, signed high 64 bits: each column adds up in int64 without overflow
 for 2^31 rows, more than any batch has."""
+
+_Group = tuple[int, int, int, int, int]
+"""Partition, budget's number, window start, pico-units, tokens."""
 
 _HOUR_US: Final = 3_600 * 1_000_000
 _LOW: Final = np.uint64(0xFFFFFFFF)
@@ -56,26 +59,51 @@ class BudgetTotal:
 
     def to_json(self) -> bytes:
         """Money is a text of whole pico-units: it outgrows the integers that JSON readers keep exact."""
-        return json.dumps({**asdict(self), "cost_pico": str(self.cost_pico)}, separators=(",", ":")).encode()
+        return msgspec.json.encode(
+            {
+                "budget_id": self.budget_id,
+                "window_start_us": self.window_start_us,
+                "window_end_us": self.window_end_us,
+                "partition": self.partition,
+                "control_version": self.control_version,
+                "offset": self.offset,
+                "cost_pico": str(self.cost_pico),
+                "tokens": self.tokens,
+                "definition": self.definition,
+            }
+        )
 
     @classmethod
     def from_json(cls, value: bytes) -> BudgetTotal:
         """Raises ValueError where `value` is not a total."""
         try:
-            fields: dict[str, Any] = json.loads(value)
-            total = cls(**{name: fields[name] for name in cls.__slots__} | {"cost_pico": int(fields["cost_pico"])})
-        except (KeyError, TypeError, ValueError) as wrong:
-            raise ValueError(f"not a budget total ({wrong!r}); see who else writes to this topic") from wrong
-        numbers = (total.window_start_us, total.window_end_us, total.partition, total.control_version, total.offset)
-        if not all(type(number) is int for number in (*numbers, total.tokens)) or type(total.budget_id) is not str:
-            raise ValueError("not a budget total (a field of another type); see who else writes to this topic")
-        return total
+            wire = _FROM_JSON.decode(value)
+            return cls(**{name: getattr(wire, name) for name in cls.__slots__} | {"cost_pico": int(wire.cost_pico)})
+        except (msgspec.DecodeError, ValueError) as wrong:
+            raise ValueError(f"not a budget total ({wrong}); see who else writes to this topic") from wrong
 
     def message(self, partitions: int) -> Message:
         """The record of this total for a compacted topic of `partitions`, placed so that one worker sees all of a
         budget."""
         placed = partition_of(self.budget_id.encode(), partitions)
         return Message(key=self.key(), value=self.to_json(), partition=placed)
+
+
+class _Wire(msgspec.Struct):
+    """A total's JSON value."""
+
+    budget_id: str
+    window_start_us: int
+    window_end_us: int
+    partition: int
+    control_version: int
+    offset: int
+    cost_pico: str
+    tokens: int
+    definition: str
+
+
+_FROM_JSON: Final = msgspec.json.Decoder(_Wire)
 
 
 def read_total_key(key: bytes) -> tuple[str, int, int, int]:
@@ -181,33 +209,33 @@ class BudgetTotals:
 
     def _count(self, rows: pa.Table, amounts: _Amounts, after: Mapping[int, Position]) -> list[BudgetTotal]:
         changed: list[BudgetTotal] = []
-        for group in self._groups(rows, amounts):
-            stored = self._partitions[group.partition]
-            found = stored.sums.get((group.budget, group.start_us))
+        for partition, number, start_us, cost_pico, tokens in self._groups(rows, amounts):
+            stored = self._partitions[partition]
+            budget = self._budgets[number]
+            found = stored.sums.get((number, start_us))
             if found is None:
-                _, end_us = window_of(self._budgets[group.budget].window, group.start_us)
-                if not stored.covers(group.start_us, end_us):
+                _, end_us = window_of(budget.window, start_us)
+                if not stored.covers(start_us, end_us):
                     continue
-                found = stored.sums[group.budget, group.start_us] = _Sum(end_us)
-            if group.cost_pico == 0 and group.tokens == 0:
+                found = stored.sums[number, start_us] = _Sum(end_us)
+            if cost_pico == 0 and tokens == 0:
                 continue
-            found.cost_pico += group.cost_pico
-            found.tokens += group.tokens
-            changed.append(self._total(group, found, after[group.partition].next_offset))
+            found.cost_pico += cost_pico
+            found.tokens += tokens
+            changed.append(
+                BudgetTotal(
+                    budget_id=budget.id,
+                    window_start_us=start_us,
+                    window_end_us=found.window_end_us,
+                    partition=partition,
+                    control_version=self._version,
+                    offset=after[partition].next_offset,
+                    cost_pico=found.cost_pico,
+                    tokens=found.tokens,
+                    definition=self._definitions[number],
+                )
+            )
         return changed
-
-    def _total(self, group: _Group, found: _Sum, offset: int) -> BudgetTotal:
-        return BudgetTotal(
-            budget_id=self._budgets[group.budget].id,
-            window_start_us=group.start_us,
-            window_end_us=found.window_end_us,
-            partition=group.partition,
-            control_version=self._version,
-            offset=offset,
-            cost_pico=found.cost_pico,
-            tokens=found.tokens,
-            definition=self._definitions[group.budget],
-        )
 
     def _groups(self, rows: pa.Table, amounts: _Amounts) -> Iterator[_Group]:
         """Adds rows up by (partition, budget, window): one packed key per (row, budget), one sort, one pass."""
@@ -226,11 +254,12 @@ class BudgetTotals:
         low, middle, high, tokens = (
             np.add.reduceat(column[row[order]], firsts).tolist() for column in (*amounts.cost, amounts.tokens)
         )
-        for i, key in enumerate(keys.tolist()):
-            rest, start = divmod(key, len(starts))
-            p, b = divmod(rest, len(self._budgets))
-            cost_pico = (high[i] << 64) + (middle[i] << 32) + low[i]
-            yield _Group(int(partitions[p]), b, int(starts[start]), cost_pico, tokens[i])
+        numbers, start = np.divmod(keys, len(starts))
+        partition, number = np.divmod(numbers, len(self._budgets))
+        cost = ((h << 64) + (m << 32) + w for h, m, w in zip(high, middle, low, strict=True))
+        yield from zip(
+            partitions[partition].tolist(), number.tolist(), starts[start].tolist(), cost, tokens, strict=True
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,15 +269,6 @@ class _Amounts:
     times_us: Ints
     cost: Columns
     tokens: Ints
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    partition: int
-    budget: int
-    start_us: int
-    cost_pico: int
-    tokens: int
 
 
 def _columns(money: pa.ChunkedArray[Any]) -> Columns:
