@@ -16,7 +16,7 @@ from typing import Final, Self
 import duckdb
 from filelock import FileLock, Timeout
 
-from meterhouse.warehouse.lake_schema import TABLES, create_table_sql, options_sql, positions_sql
+from meterhouse.warehouse.lake_schema import TABLES, create_positions_view_sql, create_table_sql, options_sql
 
 _EXTENSIONS: Final = ("sqlite_scanner", "ducklake")
 _ALIAS: Final = "lake"
@@ -160,7 +160,7 @@ class Lake:
             for statement in create_table_sql(table):
                 cursor.execute(statement)
         if "positions" not in present:
-            cursor.execute(f"CREATE VIEW positions AS {positions_sql(())}")
+            cursor.execute(create_positions_view_sql(0))
         cursor.execute("COMMIT")
         row = cursor.execute(f"SELECT count(*) FROM ducklake_options('{_ALIAS}') WHERE scope = 'TABLE'").fetchone()
         if row is None or row[0] < len(TABLES):

@@ -8,7 +8,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from meterhouse.ingest.batch import NAME, TIME
+from meterhouse.ingest.batch import NAME, TIME, Reject
 from meterhouse.streams.ledger import (
     CHARGE_SCHEMA,
     LATENCY_KEYS,
@@ -59,10 +59,11 @@ CHARGES: Final = LakeTable("charges", CHARGE_SCHEMA, "time", "day")
 NODE_EVENTS: Final = LakeTable("node_events", NODE_EVENT_SCHEMA, "time", "day")
 ROLLUP_MINUTE: Final = LakeTable("rollup_minute", ROLLUP_SCHEMA, "time", "day", ROLLUP_KEYS)
 ROLLUP_HOUR: Final = LakeTable("rollup_hour", ROLLUP_SCHEMA, "time", "month", ROLLUP_KEYS)
+ROLLUP_DAY: Final = LakeTable("rollup_day", ROLLUP_SCHEMA, "time", "month", ROLLUP_KEYS)
 LATENCY_HOUR: Final = LakeTable("latency_hour", LATENCY_SCHEMA, "time", "month", LATENCY_KEYS)
 REJECTS: Final = LakeTable("rejects", REJECT_SCHEMA, "arrived", "month")
 
-TABLES: Final = (CHARGES, NODE_EVENTS, ROLLUP_MINUTE, ROLLUP_HOUR, LATENCY_HOUR, REJECTS)
+TABLES: Final = (CHARGES, NODE_EVENTS, ROLLUP_MINUTE, ROLLUP_HOUR, ROLLUP_DAY, LATENCY_HOUR, REJECTS)
 
 _PERIODS: Final = {"day": ("year", "month", "day"), "month": ("year", "month")}
 _SQL_TYPES: Final = {
@@ -130,8 +131,34 @@ def create_position_sql(partition: int) -> list[str]:
     return [f"CREATE TABLE {table} ({numbers})", f"INSERT INTO {table} VALUES ({zeros}, NULL)"]
 
 
-def positions_sql(partitions: Sequence[int]) -> str:
-    """The select behind the view `positions`: partition and POSITION_COLUMNS, a row per partition."""
+def create_positions_view_sql(partitions: int) -> str:
+    """Makes the view `positions`: partition and POSITION_COLUMNS, a row for each of partitions 0 .. n-1."""
+    return f"CREATE OR REPLACE VIEW positions AS {_positions_sql(range(partitions))}"
+
+
+def delta_sum_sql(table: LakeTable, source: str) -> str:
+    """A select that adds up `source`, rows of the table's schema, to one row per key; times are cut to UTC days for
+    the table by day."""
+    time = "date_trunc('day', \"time\")" if table.name == "rollup_day" else quoted("time")
+    keys = ", ".join(time if name == "time" else quoted(name) for name in table.keys)
+    sums = ", ".join(
+        f"sum({quoted(field.name)})::{sql_type(field.type)}" for field in table.schema if field.name in table.measures
+    )
+    return f"SELECT {keys}, {sums} FROM {source} GROUP BY {keys}"
+
+
+def rejects_table(rejects: Sequence[Reject]) -> pa.Table:
+    """Rejects as REJECT_SCHEMA."""
+    rows = [
+        (r.topic, r.partition, r.offset, r.index, r.arrived_us, r.reason.value, r.detail, r.tenant, r.payload)
+        for r in rejects
+    ]
+    columns = zip(*rows, strict=True) if rows else ((),) * len(REJECT_SCHEMA)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, REJECT_SCHEMA, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=REJECT_SCHEMA)
+
+
+def _positions_sql(partitions: Sequence[int]) -> str:
     names = columns_sql(POSITION_COLUMNS)
     if not partitions:
         nulls = ", ".join(f"NULL::BIGINT AS {quoted(name)}" for name in POSITION_COLUMNS)

@@ -1,0 +1,214 @@
+"""The Ledger on the lake: rows, roll-ups, rejects and positions in one transaction, fenced per partition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final, cast
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from meterhouse.ingest.batch import KEY
+from meterhouse.ingest.event import TOKEN_KINDS
+from meterhouse.streams.ledger import AcceptedKeys, Counts, Fenced, LedgerUnavailable, Position, Processed
+from meterhouse.streams.memory_ledger import SPEND_SCHEMA
+from meterhouse.warehouse.lake import Lake, table_names
+from meterhouse.warehouse.lake_schema import (
+    CHARGES,
+    COUNTS,
+    LATENCY_HOUR,
+    NODE_EVENTS,
+    POSITION_COLUMNS,
+    REJECTS,
+    ROLLUP_DAY,
+    ROLLUP_HOUR,
+    ROLLUP_MINUTE,
+    LakeTable,
+    create_position_sql,
+    create_positions_view_sql,
+    delta_sum_sql,
+    position_table,
+    quoted,
+    rejects_table,
+)
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_HOUR_US: Final = 3_600 * 1_000_000
+_CHUNK_ROWS: Final = 1_000_000  # keys handed over at a time: 20 MB
+
+TRANSIENT: Final = (duckdb.TransactionException, duckdb.IOException, duckdb.OutOfMemoryException)
+"""Trouble that may pass: a conflict, a locked catalogue, a full disk."""
+
+
+class LakeLedger:
+    """The Ledger port on a Lake. Belongs to one thread."""
+
+    def __init__(self, lake: Lake, *, chunk_rows: int = _CHUNK_ROWS) -> None:
+        self._lake = lake
+        self._cursor = lake.cursor()
+        self._chunk_rows = chunk_rows
+
+    def seed(self, partitions: int) -> None:
+        present = table_names(self._cursor)
+        missing = [p for p in range(partitions) if position_table(p) not in present]
+        if not missing:
+            return
+        try:
+            self._cursor.execute("BEGIN TRANSACTION")
+            for partition in missing:
+                for statement in create_position_sql(partition):
+                    self._cursor.execute(statement)
+            self._cursor.execute(create_positions_view_sql(partitions))
+            self._cursor.execute("COMMIT")
+        except TRANSIENT as trouble:
+            self._roll_back()
+            raise LedgerUnavailable(f"no room made for {partitions} partitions: {trouble}") from trouble
+
+    def positions(self) -> dict[int, Position]:
+        try:
+            rows = self._cursor.execute("FROM positions").fetchall()
+        except TRANSIENT as trouble:
+            raise LedgerUnavailable(f"positions cannot be read: {trouble}") from trouble
+        return {row[0]: Position(row[1], Counts(*row[2:-1]), row[-1]) for row in rows}
+
+    def commit(self, unit: Processed) -> int:
+        try:
+            self._cursor.execute("BEGIN TRANSACTION")
+            self._move_positions(unit)  # first: a fenced commit has then written no file
+            self._insert_all(unit)
+            self._cursor.execute("COMMIT")
+        except Fenced:
+            self._roll_back()
+            raise
+        except duckdb.Error as trouble:
+            self._roll_back()
+            self._resolve(unit, trouble)
+        return self._lake.snapshot_id(self._cursor)
+
+    def accepted_keys(self, partition: int, since_hour: int) -> Iterator[AcceptedKeys]:
+        cursor = self._lake.cursor()
+        try:
+            cursor.execute("SET arrow_lossless_conversion = true")  # keys as 16 bytes, not as text
+            since = _EPOCH + timedelta(hours=since_hour)
+            reader = cursor.execute(_sql("accepted_keys"), {"partition": partition, "since": since}).to_arrow_reader(
+                self._chunk_rows
+            )
+            for batch in reader:
+                yield AcceptedKeys(_halves(cast("pa.ExtensionArray[Any]", batch.column(0))), batch.column(1).to_numpy())
+        finally:
+            cursor.close()
+
+    def spend(self, edges_us: Sequence[int]) -> pa.Table:
+        whole_hours = all(edge % _HOUR_US == 0 for edge in edges_us)
+        table = ROLLUP_HOUR if whole_hours else ROLLUP_MINUTE
+        result = self._cursor.execute(_spend_sql(table), {"edges": list(edges_us)}).to_arrow_table()
+        return result.cast(SPEND_SCHEMA)
+
+    def close(self) -> None:
+        self._cursor.close()
+
+    # -- within a transaction ------------------------------------------------------------------------------------
+
+    def _move_positions(self, unit: Processed) -> None:
+        for partition, after in sorted(unit.after.items()):
+            expected = unit.before[partition].next_offset
+            values = _position_row(after)
+            moved = self._cursor.execute(_move_sql(partition), [*values, expected]).fetchone()
+            if moved != (1,):
+                stored = self._cursor.execute(f"SELECT next_offset FROM {position_table(partition)}").fetchone()
+                raise Fenced(partition, expected, stored[0] if stored else -1)
+
+    def _insert_all(self, unit: Processed) -> None:
+        self._insert(CHARGES, unit.charges)
+        self._insert(NODE_EVENTS, unit.node_events)
+        self._insert(ROLLUP_MINUTE, unit.minutes)
+        self._insert(ROLLUP_HOUR, unit.hours)
+        self._insert(ROLLUP_DAY, unit.hours, delta_sum_sql(ROLLUP_DAY, "incoming"))
+        self._insert(LATENCY_HOUR, unit.latency)
+        self._insert(REJECTS, rejects_table(unit.rejects))
+
+    def _insert(self, table: LakeTable, rows: pa.Table, select: str = "FROM incoming") -> None:
+        if rows.num_rows == 0:
+            return
+        self._cursor.register("incoming", _for_duckdb(rows))
+        try:
+            self._cursor.execute(f"INSERT INTO {table.name} {select}")
+        finally:
+            self._cursor.unregister("incoming")
+
+    # -- after trouble -------------------------------------------------------------------------------------------
+
+    def _roll_back(self) -> None:
+        with suppress(duckdb.TransactionException):  # after a failed COMMIT the transaction is gone already
+            self._cursor.execute("ROLLBACK")
+
+    def _resolve(self, unit: Processed, trouble: duckdb.Error) -> None:
+        """What became of a commit that failed, by the stored positions. Returns when it is in the lake after all."""
+        stored = self.positions()
+        if all(stored[partition] == after for partition, after in unit.after.items()):
+            return
+        for partition, before in sorted(unit.before.items()):
+            if stored[partition].next_offset != before.next_offset:
+                raise Fenced(partition, before.next_offset, stored[partition].next_offset) from trouble
+        if isinstance(trouble, TRANSIENT):
+            raise LedgerUnavailable(f"nothing was committed: {trouble}") from trouble
+        raise trouble
+
+
+def _position_row(position: Position) -> list[int | None]:
+    """POSITION_COLUMNS of a position."""
+    return [position.next_offset, *(getattr(position.counts, name) for name in COUNTS), position.arrived_us]
+
+
+@cache
+def _move_sql(partition: int) -> str:
+    sets = ", ".join(f"{quoted(name)} = ?" for name in POSITION_COLUMNS)
+    return f"UPDATE {position_table(partition)} SET {sets} WHERE next_offset = ?"
+
+
+@cache
+def _spend_sql(table: LakeTable) -> str:
+    """Parameter $edges: microseconds, ascending."""
+    cost = " + ".join(f"sum({kind.cost})" for kind in TOKEN_KINDS)
+    tokens = " + ".join(f"sum({kind.tokens})" for kind in TOKEN_KINDS)
+    return f"""
+        WITH edges AS (
+            SELECT i - 1 AS interval, make_timestamptz($edges[i]) AS start, make_timestamptz($edges[i + 1]) AS stop
+            FROM range(1, len($edges)) AS numbers(i)
+        )
+        SELECT "partition", interval, tenant, application, model, {cost} AS cost, {tokens} AS tokens
+        FROM {table.name} JOIN edges ON "time" >= start AND "time" < stop
+        WHERE disposition = 'billed'
+        GROUP BY ALL
+        ORDER BY ALL
+    """
+
+
+@cache
+def _sql(name: str) -> str:
+    return (files("meterhouse.warehouse") / "sql" / f"{name}.sql").read_text()
+
+
+def _for_duckdb(rows: pa.Table) -> pa.Table:
+    """The same rows with keys as UUIDs: the same 16 bytes, in a type that the lake stores as such."""
+    for place, field in enumerate(rows.schema):
+        if field.type == KEY:
+            uuids = [pa.ExtensionArray.from_storage(pa.uuid(), chunk) for chunk in rows.column(place).chunks]
+            column = pa.chunked_array(uuids, pa.uuid())  # type: ignore[call-overload]  # stubs know no extension types
+            return rows.set_column(place, field.name, column)
+    return rows
+
+
+def _halves(keys: pa.ExtensionArray[Any]) -> npt.NDArray[np.uint64]:
+    """The 16 bytes of each key as two native uint64, without a copy."""
+    storage = keys.storage
+    data = storage.buffers()[1]
+    if data is None:
+        return np.empty((0, 2), np.uint64)
+    return np.frombuffer(data, np.uint64).reshape(-1, 2)[storage.offset : storage.offset + len(storage)]
