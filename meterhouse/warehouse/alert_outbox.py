@@ -1,0 +1,117 @@
+"""The alerts outbox in the control database: the durable twin of `streams.alerts.MemoryOutbox`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from meterhouse.streams.alerts import MAX_ERROR_TEXT, Alert, DeliveredBy, OutboxEntry, OutboxUnavailable
+from meterhouse.warehouse.control_tables import ALERTS
+from meterhouse.warehouse.database import reading, writing
+
+
+class SqlAlertOutbox:
+    """An AlertOutbox in the database of `database.open_database`."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        # The two dialects have the same clause, each in its own insert.
+        insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+        self._insert_new = insert(ALERTS).on_conflict_do_nothing(index_elements=["id"])
+
+    def add(self, alerts: Sequence[Alert]) -> int:
+        with _available(), writing(self._engine) as connection:
+            return sum(connection.execute(self._insert_new, _row(alert)).rowcount for alert in alerts)
+
+    def due(self, now_us: int, limit: int) -> Sequence[OutboxEntry]:
+        query = (
+            sa.select(ALERTS)
+            .where(ALERTS.c.next_attempt_us <= now_us)
+            .order_by(ALERTS.c.next_attempt_us, ALERTS.c.id)
+            .limit(limit)
+        )
+        return self._read(query)
+
+    def delivered(self, alert_id: str, now_us: int, by: DeliveredBy = "webhook") -> None:
+        self._update(alert_id, {"delivered_us": now_us, "delivered_by": by, "next_attempt_us": None})
+
+    def failed(self, alert_id: str, error: str, next_attempt_us: int | None) -> None:
+        # What neither database takes as text: lone surrogates, and NUL (PostgreSQL).
+        told = error[:MAX_ERROR_TEXT].encode("utf-8", "replace").decode().replace("\x00", "?")
+        self._update(
+            alert_id,
+            {"attempts": ALERTS.c.attempts + 1, "next_attempt_us": next_attempt_us, "last_error": told},
+        )
+
+    def list(self, *, from_us: int | None = None, to_us: int | None = None, limit: int = 100) -> Sequence[OutboxEntry]:
+        query = sa.select(ALERTS).order_by(ALERTS.c.created_us.desc(), ALERTS.c.id.desc()).limit(limit)
+        if from_us is not None:
+            query = query.where(ALERTS.c.created_us >= from_us)
+        if to_us is not None:
+            query = query.where(ALERTS.c.created_us < to_us)
+        return self._read(query)
+
+    def _read(self, query: sa.Select[Any]) -> Sequence[OutboxEntry]:
+        with _available(), reading(self._engine) as connection:
+            return tuple(map(_entry, connection.execute(query).mappings()))
+
+    def _update(self, alert_id: str, values: Mapping[str, Any]) -> None:
+        """Changes an alert that is not yet delivered; one that is stays as it is."""
+        with _available(), writing(self._engine) as connection:
+            waiting = ALERTS.c.delivered_us.is_(None)
+            update = sa.update(ALERTS).where(ALERTS.c.id == alert_id, waiting).values(**values)
+            if connection.execute(update).rowcount:
+                return
+            if connection.execute(sa.select(ALERTS.c.id).where(ALERTS.c.id == alert_id)).first() is None:
+                raise KeyError(alert_id)
+
+
+@contextmanager
+def _available() -> Iterator[None]:
+    try:
+        yield
+    except sa.exc.OperationalError as error:
+        raise OutboxUnavailable(f"the alerts database does not answer ({error.orig})") from error
+
+
+def _row(alert: Alert) -> dict[str, Any]:
+    return {
+        "id": alert.id,
+        "kind": alert.kind,
+        "budget_id": alert.budget_id,
+        "window_start_us": alert.window_start_us,
+        "window_end_us": alert.window_end_us,
+        "threshold": alert.threshold,
+        "spent": alert.spent,
+        "limit": alert.limit,
+        "created_us": alert.created_us,
+        "payload": dict(alert.payload),
+        "attempts": 0,
+        "next_attempt_us": alert.created_us,
+    }
+
+
+def _entry(row: sa.RowMapping) -> OutboxEntry:
+    return OutboxEntry(
+        alert=Alert(
+            id=row["id"],
+            kind=row["kind"],
+            budget_id=row["budget_id"],
+            window_start_us=row["window_start_us"],
+            window_end_us=row["window_end_us"],
+            threshold=row["threshold"],
+            spent=row["spent"],
+            limit=row["limit"],
+            created_us=row["created_us"],
+            payload=row["payload"],
+        ),
+        attempts=row["attempts"],
+        next_attempt_us=row["next_attempt_us"],
+        delivered_us=row["delivered_us"],
+        delivered_by=row["delivered_by"],
+        last_error=row["last_error"],
+    )

@@ -1,0 +1,128 @@
+"""Tables of the control database, as the newest migration leaves them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.types import TypeDecorator
+
+METADATA: Final = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+KEY: Final = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+"""Text that is compared and sorted by code point on both databases."""
+
+
+class WholeText(TypeDecorator[int]):
+    """An integer of any size, kept as its digits: SQLite's end at 2^63, and limits in pico-units do not."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: int | None, dialect: Any) -> str | None:
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: Any) -> int | None:
+        return None if value is None else int(value)
+
+
+CONTROL: Final = sa.Table(
+    "control",  # one row: what `apply` compares and sets
+    METADATA,
+    sa.Column("id", sa.Integer, sa.CheckConstraint("id = 1", name="one_row"), primary_key=True, autoincrement=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("currency", sa.Text, nullable=False),
+    sa.Column("strict_tenants", sa.Boolean, nullable=False),
+)
+
+CONTROL_VERSIONS: Final = sa.Table(
+    "control_versions",
+    METADATA,
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("recorded_us", sa.BigInteger, nullable=False),
+    sa.Column("actor", sa.Text),
+    sa.Column("changes", sa.JSON, nullable=False),  # the diff: a list of Change.as_json
+)
+
+TENANTS: Final = sa.Table(
+    "tenants",
+    METADATA,
+    sa.Column("id", KEY, primary_key=True),
+    sa.Column("place", sa.Integer, nullable=False),  # in the snapshot's order
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("org", sa.JSON, nullable=False),
+    sa.Column("cost_center", sa.Text),
+)
+
+RATE_CARDS: Final = sa.Table(
+    "rate_cards",  # rows stay for ever: a charge names the card that priced it
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("place", sa.Integer, nullable=False),
+    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("tenant", KEY, sa.ForeignKey("tenants.id")),
+    sa.Column("valid_from_us", sa.BigInteger, nullable=False),
+    sa.Column("valid_to_us", sa.BigInteger),
+    sa.Column("pico_per_token", sa.JSON, nullable=False),  # token kind → pico-units
+    sa.Column("approved_by", sa.Text),
+    sa.Column("recorded_version", sa.Integer, nullable=False),
+    sa.Column("replaced_version", sa.Integer),  # the version that put another card in its place before it was in force
+    sa.CheckConstraint("valid_to_us > valid_from_us", name="validity"),
+)
+
+_SCOPE: Final = ("tenant", "org_unit", "application", "model")
+
+BUDGETS: Final = sa.Table(
+    "budgets",
+    METADATA,
+    sa.Column("id", KEY, primary_key=True),
+    sa.Column("place", sa.Integer, nullable=False),
+    *(sa.Column(part, sa.Text) for part in _SCOPE),
+    sa.Column("every", sa.Text, nullable=False),
+    sa.Column("time_zone", sa.Text, nullable=False),
+    sa.Column("limit_pico", WholeText),
+    sa.Column("limit_tokens", sa.BigInteger),
+    sa.Column("thresholds", sa.JSON, nullable=False),  # percents as texts
+    sa.Column("on_exceeded", sa.Text, nullable=False),
+    sa.CheckConstraint("(limit_pico IS NULL) <> (limit_tokens IS NULL)", name="one_limit"),
+)
+
+OBJECTIVES: Final = sa.Table(
+    "objectives",
+    METADATA,
+    sa.Column("id", KEY, primary_key=True),
+    sa.Column("place", sa.Integer, nullable=False),
+    *(sa.Column(part, sa.Text) for part in _SCOPE),
+    sa.Column("sli", sa.Text, nullable=False),
+    sa.Column("below_ms", sa.Integer),
+    sa.Column("target", sa.Text, nullable=False),  # an exact decimal
+    sa.Column("window_days", sa.Integer, nullable=False),
+)
+
+ALERTS: Final = sa.Table(
+    "alerts",  # `streams.alerts` says what the columns mean
+    METADATA,
+    sa.Column("id", KEY, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("budget_id", sa.Text, nullable=False),
+    sa.Column("window_start_us", sa.BigInteger, nullable=False),
+    sa.Column("window_end_us", sa.BigInteger, nullable=False),
+    sa.Column("threshold", sa.Text, nullable=False),
+    sa.Column("spent", sa.Text, nullable=False),
+    sa.Column("limit", sa.Text, nullable=False),
+    sa.Column("created_us", sa.BigInteger, nullable=False, index=True),
+    sa.Column("payload", sa.JSON, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("next_attempt_us", sa.BigInteger, index=True),
+    sa.Column("delivered_us", sa.BigInteger),
+    sa.Column("delivered_by", sa.Text),
+    sa.Column("last_error", sa.Text),
+)
