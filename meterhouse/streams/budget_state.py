@@ -10,10 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal
 from fractions import Fraction
 from typing import Final, Literal
 from uuid import UUID, uuid5
+
+import msgspec
 
 from meterhouse.ingest.event import Lateness
 from meterhouse.streams.budget_totals import BudgetTotal
@@ -27,6 +30,14 @@ AlertKind = Literal["threshold"]
 
 _ALERTS: Final = UUID("5b0f6b0e-6c1e-4d0b-9a53-2f8d1c7e4a90")
 """Namespace of alert ids. Never change it: an alert would be a new one to everybody who had it."""
+
+
+ALERT_TYPE: Final = "meterhouse.alert.v1"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _rfc3339(time_us: int) -> str:
+    return (_EPOCH + timedelta(microseconds=time_us)).isoformat().replace("+00:00", "Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +54,28 @@ class Alert:
     limit: str  # as `spent`
     created_us: int  # when it was first raised
     payload: Mapping[str, object] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """The alert as webhooks and the topic of alerts carry it; times are RFC 3339 in UTC, amounts are texts.
+
+        `{"type": "meterhouse.alert.v1", "id", "kind", "budget_id", "window_start", "window_end", "threshold", "spent",
+        "limit", "created", "details": {"unit", "state", "share_percent", "scope", "window", "on_exceeded"}}`
+        """
+        return msgspec.json.encode(
+            {
+                "type": ALERT_TYPE,
+                "id": self.id,
+                "kind": self.kind,
+                "budget_id": self.budget_id,
+                "window_start": _rfc3339(self.window_start_us),
+                "window_end": _rfc3339(self.window_end_us),
+                "threshold": self.threshold,
+                "spent": self.spent,
+                "limit": self.limit,
+                "created": _rfc3339(self.created_us),
+                "details": dict(self.payload),
+            }
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +130,9 @@ class BudgetState:
             "share_percent": None if share is None else plain(share),
             "crossed": [plain(threshold) for threshold in self.crossed],
             "on_exceeded": self.on_exceeded,
-            "offsets": dict(self.offsets),
+            "offsets": {str(partition): offset for partition, offset in self.offsets},
         }
-        return json.dumps(value, separators=(",", ":")).encode()
+        return msgspec.json.encode(value)
 
 
 _EXACT: Final = Context(prec=60)
