@@ -1,0 +1,87 @@
+"""Meterhouse as its users have it: the command line in a process of its own, over a home folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CONTROL = Path(__file__).with_name("control.yaml")
+START = "2026-03-28T22:40:00Z"
+"""Where the traces are laid: long past, so that a test that would need today's date fails today. An hour from here
+crosses midnight in Berlin, and the moments of control.yaml at which prices change."""
+SPAN = ("--from", "2026-03-01T00:00:00Z", "--to", "2026-04-01T00:00:00Z")
+DEADLINE_S = 240
+COMMAND = (sys.executable, "-m", "meterhouse.api.cli")
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment without settings that the developer at the keyboard may have."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("METERHOUSE_")}
+    return kept | {"COLUMNS": "200", "NO_COLOR": "1"} | dict(extra or {})
+
+
+@dataclass(frozen=True)
+class House:
+    home: Path
+
+    def run(
+        self, *arguments: str, code: int = 0, settings: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs one command and insists on its exit code."""
+        done = subprocess.run(
+            [*COMMAND, "--home", str(self.home), *arguments],
+            capture_output=True,
+            text=True,
+            env=environment(settings),
+            stdin=subprocess.DEVNULL,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+        said = f"{' '.join(arguments)} left {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        assert done.returncode == code, said
+        return done
+
+    def start(self, *arguments: str, settings: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Starts one command and leaves it running, silent."""
+        return subprocess.Popen(
+            [*COMMAND, "--home", str(self.home), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment(settings),
+        )
+
+    def report(self, *arguments: str) -> dict[str, Any]:
+        """A report of March 2026 as JSON."""
+        document = json.loads(self.run(*arguments, *SPAN, "--format", "json").stdout)
+        assert isinstance(document, dict)
+        return document
+
+    def bill(self, group_by: Sequence[str]) -> dict[str, Any]:
+        """Lines and total of the chargeback: what must not depend on how the events came in."""
+        report = self.report("chargeback", "--group-by", ",".join(group_by))
+        return {"lines": report["lines"], "total": report["total"]}
+
+    def listing(self, name: str, *arguments: str) -> list[dict[str, Any]]:
+        """The list that stands under the report's own name."""
+        listed = self.report(name, *arguments)[name]
+        assert isinstance(listed, list)
+        return listed
+
+    def copy(self, to: Path) -> House:
+        shutil.copytree(self.home, to)
+        return House(to)
+
+    def control_rows(self) -> list[str]:
+        """Every row of the control data."""
+        with closing(sqlite3.connect(self.home / "control.sqlite")) as connection:
+            return list(connection.iterdump())

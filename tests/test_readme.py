@@ -1,0 +1,50 @@
+"""What the README tells a newcomer to type works."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.house import COMMAND, environment
+
+ROOT = Path(__file__).parents[1]
+STAYS = {"demo", "serve"}  # they serve until Ctrl-C
+
+
+def typed() -> list[list[str]]:
+    """Each line of the README's shell blocks, without its comment, as words."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_every_make_target_of_the_readme_is_in_the_makefile() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    asked = {words[1] for words in typed() if words[0] == "make"}
+    assert {"demo", "test"} <= asked <= targets
+
+
+def test_the_commands_of_the_readme_work_in_their_order(tmp_path: Path) -> None:
+    commands = [words[1:] for words in typed() if words[0] == "meterhouse" and words[1] not in STAYS]
+    assert len(commands) > 5
+    for words in commands:
+        done = subprocess.run(
+            [*COMMAND, *words],
+            cwd=ROOT,
+            env=environment({"METERHOUSE_HOME": str(tmp_path / "home")}),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, f"meterhouse {shlex.join(words)}\n{done.stderr[-2000:]}"
+
+
+@pytest.mark.parametrize("page", [*sorted(ROOT.glob("docs/**/*.md")), ROOT / "README.md"], ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
