@@ -1,0 +1,213 @@
+"""What reports can be grouped and filtered by: one fixed table of names, from which all SQL columns come.
+
+Days, hours and months are those of UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from meterhouse.ingest.event import TOKEN_KINDS
+from meterhouse.streams.control import Scope, Snapshot, Tenant
+from meterhouse.warehouse.reports.errors import ReportError
+from meterhouse.warehouse.reports.query import DAY_US, HOUR_US, Condition
+
+MAX_LINES: Final = 100_000
+"""Lines of one report: some 30 MB of JSON, and what a spreadsheet still opens. Beyond it, group coarser."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A column of lines: `key` is what roll-ups and charges are grouped by for it, `line` the value that is shown."""
+
+    name: str
+    key: str  # name of the facts' column
+    key_sql: str  # over a row of roll-ups or charges
+    line_sql: str  # over a row of facts, joined with ORG and KINDS
+    shown_as: str | None = None  # strftime of a time; None: the text itself
+
+    def label(self, value: Any) -> str | None:
+        """The value as lines show it; null stays null."""
+        if value is None or self.shown_as is None:
+            return None if value is None else str(value)
+        return datetime_of(int(value)).strftime(self.shown_as)
+
+
+def _plain(name: str) -> Group:
+    return Group(name, name, f'"{name}"', f'"{name}"')
+
+
+_TIME_US: Final = 'epoch_us("time")'  # of UTC, whatever the session's time zone
+
+
+def floor_sql(unit_us: int) -> str:
+    """Start of the UTC minute, hour or day of a row's time, in microseconds."""
+    return f"{_TIME_US} - {_TIME_US} % {unit_us:d}"
+
+
+GROUPS: Final[Mapping[str, Group]] = {
+    group.name: group
+    for group in (
+        _plain("tenant"),
+        Group("org_unit", "tenant", '"tenant"', "org_unit"),
+        Group("cost_center", "tenant", '"tenant"', "cost_center"),
+        _plain("application"),
+        _plain("environment"),
+        _plain("model"),
+        _plain("provider"),
+        _plain("operation"),
+        Group("kind", "", "", "kind"),
+        Group("day", "day_us", floor_sql(DAY_US), "day_us", "%Y-%m-%d"),
+        Group("hour", "hour_us", floor_sql(HOUR_US), "hour_us", "%Y-%m-%dT%H:%M:%SZ"),
+        Group(
+            "month",
+            "month_us",
+            f"epoch_us(date_trunc('month', make_timestamp({_TIME_US})))",
+            "month_us",
+            "%Y-%m",
+        ),
+    )
+}
+TIME_GROUPS: Final = ("day", "hour", "month")
+FILTERS: Final = tuple(name for name in GROUPS if name not in (*TIME_GROUPS, "kind"))
+Filters = Mapping[str, Sequence[str | None]]
+"""Name (one of FILTERS) → the values that count; None stands for absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a report looks at: requests that ended in [from_us, to_us), microseconds UTC, and match all filters."""
+
+    from_us: int
+    to_us: int
+    filters: Filters = field(default_factory=dict)
+
+
+def chosen(group_by: Sequence[str], known: Sequence[str] = tuple(GROUPS)) -> list[Group]:
+    """The groups of these names. Raises ReportError that lists the known ones, or names a repeated one."""
+    for name in group_by:
+        if name not in known:
+            raise ReportError(f"there is no group {name!r}: use any of {', '.join(known)}")
+        if list(group_by).count(name) > 1:
+            raise ReportError(f"group {name!r} is given twice: name it once")
+    return [GROUPS[name] for name in group_by]
+
+
+def fact_keys(groups: Sequence[Group]) -> dict[str, str]:
+    """The facts' key columns that these groups need."""
+    return {group.key: group.key_sql for group in groups if group.key}
+
+
+ORG: Final = (
+    "(SELECT unnest($tenants::VARCHAR[]) AS org_tenant, unnest($org_units::VARCHAR[]) AS org_unit,"
+    " unnest($cost_centers::VARCHAR[]) AS cost_center)"
+)
+"""Tenants as a relation: the path of org units, and the cost center."""
+KINDS: Final = "(SELECT unnest($kinds::VARCHAR[]) AS kind)"
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What lines are read from: the facts, with as much beside them as the groups need."""
+
+    sql: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+def joined(groups: Sequence[Group], snapshot: Snapshot) -> Joined:
+    """`facts` joined with ORG and KINDS where a group asks for them."""
+    sql, params, names = "facts", dict[str, Any](), {group.name for group in groups}
+    if names & {"org_unit", "cost_center"}:
+        sql += f" LEFT JOIN {ORG} AS org ON org_tenant = tenant"
+        params["tenants"] = [tenant.id for tenant in snapshot.tenants]
+        params["org_units"] = [org_path(tenant) for tenant in snapshot.tenants]
+        params["cost_centers"] = [tenant.cost_center for tenant in snapshot.tenants]
+    if "kind" in names:
+        sql += f" CROSS JOIN {KINDS} AS kinds"
+        params["kinds"] = [kind.name for kind in TOKEN_KINDS]
+    return Joined(sql, params)
+
+
+def org_path(tenant: Tenant) -> str | None:
+    """All of a tenant's org units from root to leaf as one text (`group/consumer`), so that lines add up."""
+    return "/".join(tenant.org) or None
+
+
+def filtered(filters: Filters, snapshot: Snapshot) -> Condition:
+    """Rows that these filters leave. Filters of different names must all match, values of one name are alternatives.
+
+    A tenant matches an org unit when it belongs to it at any level; the path (`group/consumer`) names it as well.
+    """
+    condition = Condition()
+    for name, values in filters.items():
+        if name not in FILTERS:
+            raise ReportError(f"there is no filter {name!r}: use any of {', '.join(FILTERS)}")
+        if name == "org_unit":
+            tenants = [t.id for t in snapshot.tenants if units_of(t) & set(values) or (not t.org and None in values)]
+            condition &= _one_of("tenant", f"filter_{name}", tenants)
+        elif name == "cost_center":
+            tenants = [t.id for t in snapshot.tenants if t.cost_center in values]
+            condition &= _one_of("tenant", f"filter_{name}", tenants)
+        else:
+            condition &= _one_of(name, f"filter_{name}", values)
+    return condition
+
+
+def units_of(tenant: Tenant) -> set[str | None]:
+    """The names of a tenant's org units, and the paths to each."""
+    paths = {"/".join(tenant.org[: depth + 1]) for depth in range(len(tenant.org))}
+    return {*tenant.org, *paths}
+
+
+def in_scope(scope: Scope, snapshot: Snapshot) -> Condition:
+    """Rows that a budget or an objective looks at. `org_unit` is the name of a unit of the tenant."""
+    condition = Condition()
+    for name in ("tenant", "application", "model"):
+        value = getattr(scope, name)
+        if value is not None:
+            condition &= _one_of(name, f"scope_{name}", [value])
+    if scope.org_unit is not None:
+        tenants = [tenant.id for tenant in snapshot.tenants if scope.org_unit in tenant.org]
+        condition &= _one_of("tenant", "scope_org_unit", tenants)
+    return condition
+
+
+def _one_of(column: str, name: str, values: Sequence[str | None]) -> Condition:
+    texts = [value for value in values if value is not None]
+    sql = f'list_contains(${name}::VARCHAR[], "{column}")'
+    if len(texts) < len(values):
+        sql = f'("{column}" IS NULL OR {sql})'
+    return Condition(sql, {name: texts})
+
+
+def datetime_of(time_us: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=time_us)
+
+
+def month_of(now_us: int) -> tuple[int, int]:
+    """The UTC month that holds this time, as a half-open range in microseconds."""
+    start = datetime_of(now_us).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    end = (start + timedelta(days=31)).replace(day=1)
+    return microseconds_of(start), microseconds_of(end)
+
+
+def microseconds_of(time: datetime) -> int:
+    return (time - _EPOCH) // timedelta(microseconds=1)
+
+
+def check_range(from_us: int, to_us: int) -> None:
+    """Raises ReportError unless from < to."""
+    if from_us >= to_us:
+        start, end = datetime_of(from_us).isoformat(), datetime_of(to_us).isoformat()
+        raise ReportError(f"the range is empty: from {start} must come before to {end} (to is not part of the range)")
+
+
+def check_lines(count: int) -> None:
+    """Raises ReportError when a report has more lines than MAX_LINES."""
+    if count > MAX_LINES:
+        raise ReportError(f"more than {MAX_LINES:,} lines: take a shorter range, fewer groups or a filter")

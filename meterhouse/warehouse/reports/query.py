@@ -1,0 +1,164 @@
+"""A query is a value: SQL with named parameters. Values never become part of SQL; columns come from fixed tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import duckdb
+
+from meterhouse.ingest.event import TOKEN_KINDS
+from meterhouse.streams.control import RateCard
+
+MINUTE_US: Final = 60 * 1_000_000
+HOUR_US: Final = 60 * MINUTE_US
+DAY_US: Final = 24 * HOUR_US
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """SQL and its named parameters (`$name`)."""
+
+    sql: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def rows(self, cursor: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
+        """Runs it. The one place where a report touches the lake."""
+        return cursor.execute(self.sql, dict(self.params)).fetchall()
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What rows must satisfy: a piece of a WHERE clause and its parameters. Empty SQL: any row."""
+
+    sql: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def __and__(self, other: Condition) -> Condition:
+        both = [part for part in (self.sql, other.sql) if part]
+        return Condition(" AND ".join(both), {**self.params, **other.params})
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a time range, and the table that it is read from."""
+
+    table: str
+    from_us: int
+    to_us: int
+
+
+LAYERS: Final = {"rollup_day": DAY_US, "rollup_hour": HOUR_US, "rollup_minute": MINUTE_US}
+"""Roll-ups from coarse to fine, and the length of their steps."""
+
+
+def pieces(from_us: int, to_us: int, coarsest: str = "rollup_day") -> list[Piece]:
+    """Cuts [from_us, to_us) so that each part comes from the coarsest table that has it exactly.
+
+    Whole days of UTC are read from `rollup_day`, whole hours at the edges from `rollup_hour`, whole minutes at their
+    edges from `rollup_minute`, what is left from `charges`; layers coarser than `coarsest` are not used. The parts
+    touch, do not overlap and cover the range.
+    """
+    layers = list(LAYERS.items())
+    return _cut(from_us, to_us, layers[list(LAYERS).index(coarsest) :])
+
+
+def _cut(from_us: int, to_us: int, layers: Sequence[tuple[str, int]]) -> list[Piece]:
+    if from_us >= to_us:
+        return []
+    if not layers:
+        return [Piece("charges", from_us, to_us)]
+    (table, unit_us), *finer = layers
+    first, last = -(-from_us // unit_us) * unit_us, to_us // unit_us * unit_us
+    if first >= last:
+        return _cut(from_us, to_us, finer)
+    return [*_cut(from_us, first, finer), Piece(table, first, last), *_cut(last, to_us, finer)]
+
+
+def between(from_us: int, to_us: int, suffix: str = "") -> Condition:
+    """Rows whose time is in [from_us, to_us)."""
+    low, high = f"from_us{suffix}", f"to_us{suffix}"
+    return Condition(
+        f'"time" >= make_timestamptz(${low}::BIGINT) AND "time" < make_timestamptz(${high}::BIGINT)',
+        {low: from_us, high: to_us},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A sum, as it is taken over roll-ups and over charges."""
+
+    name: str
+    of_rollups: str
+    of_charges: str
+
+
+_PICO: Final = "0.000000000001"  # DECIMAL(12,12); times DECIMAL(26,0) is DECIMAL(38,12), exact
+
+REQUESTS: Final = Measure("requests", "sum(requests)", "count(*)::HUGEINT")
+TOKENS: Final = tuple(Measure(k.tokens, f"sum({k.tokens})", f"sum({k.tokens})") for k in TOKEN_KINDS)
+COST: Final = Measure(
+    "cost",
+    " + ".join(f"sum({kind.cost})" for kind in TOKEN_KINDS),
+    f"coalesce(sum(cost_pico), 0)::DECIMAL(26,0) * {_PICO}",
+)
+"""Cost of all kinds together; of charges as it was charged."""
+KIND_COSTS: Final = tuple(
+    Measure(
+        kind.cost,
+        f"sum({kind.cost})",
+        f"coalesce(sum({kind.tokens}::HUGEINT * {kind.name}_price) FILTER (disposition = 'billed'), 0)"
+        f"::DECIMAL(26,0) * {_PICO}",
+    )
+    for kind in TOKEN_KINDS
+)
+"""Cost by kind; of charges it is worked out again from the rate card (join `PRICES`)."""
+
+PRICES: Final = (
+    "(SELECT unnest($cards::INTEGER[]) AS price_card, "
+    + ", ".join(f"unnest(${kind.name}_prices::BIGINT[]) AS {kind.name}_price" for kind in TOKEN_KINDS)
+    + ")"
+)
+"""Rate cards as a relation: price_card, and pico-units per token by kind (null: no price)."""
+
+
+def price_params(cards: Sequence[RateCard]) -> dict[str, Any]:
+    """Parameters of `PRICES`."""
+    return {
+        "cards": [card.id for card in cards],
+        **{f"{k.name}_prices": [card.pico_per_token.get(k.name) for card in cards] for k in TOKEN_KINDS},
+    }
+
+
+def facts(
+    parts: Sequence[Piece],
+    keys: Mapping[str, str],
+    measures: Sequence[Measure],
+    where: Condition,
+    cards: Sequence[RateCard] | None = None,
+) -> Query:
+    """Sums of `measures` per `keys` (column name → SQL over a row), a block of rows per piece: add them up.
+
+    `cards` are needed for KIND_COSTS only.
+    """
+    blocks: list[str] = []
+    params: dict[str, Any] = dict(where.params)
+    for number, part in enumerate(parts):
+        span = between(part.from_us, part.to_us, f"_{number}")
+        of_charges = part.table == "charges"
+        source = part.table
+        if of_charges and cards is not None:
+            source = f"charges LEFT JOIN {PRICES} AS prices ON price_card = card"
+            params |= price_params(cards)
+        condition = span & where
+        columns = [f"{sql} AS {name}" for name, sql in keys.items()]
+        columns += [f"{m.of_charges if of_charges else m.of_rollups} AS {m.name}" for m in measures]
+        blocks.append(f"SELECT {', '.join(columns)} FROM {source} WHERE {condition.sql}{_group_by(len(keys))}")
+        params |= condition.params
+    return Query("\nUNION ALL ".join(blocks), params)
+
+
+def _group_by(count: int) -> str:
+    """Without keys, no row rather than a row of nulls when nothing matches."""
+    return f" GROUP BY {', '.join(map(str, range(1, count + 1)))}" if count else " HAVING count(*) > 0"

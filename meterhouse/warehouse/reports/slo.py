@@ -1,0 +1,194 @@
+"""Service level objectives: good and total, error budget, burn rates and percentiles, of each objective."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, Final
+
+import duckdb
+import numpy as np
+
+from meterhouse.ingest.event import REFUSED_STATUSES
+from meterhouse.streams import latency
+from meterhouse.streams.control import Objective, Snapshot
+from meterhouse.warehouse.lake import Lake
+from meterhouse.warehouse.reports.as_of import AsOf, Freshness, as_of
+from meterhouse.warehouse.reports.groups import check_range, in_scope
+from meterhouse.warehouse.reports.query import DAY_US, HOUR_US, MINUTE_US, Condition, Query, between, pieces
+
+METRICS: Final = ("duration", "time_to_first_token")
+QUANTILES: Final[Mapping[str, Decimal]] = {"p50": Decimal("0.50"), "p95": Decimal("0.95"), "p99": Decimal("0.99")}
+BURN_WINDOWS_US: Final[Mapping[str, int]] = {
+    "5m": 5 * MINUTE_US,
+    "30m": 30 * MINUTE_US,
+    "1h": HOUR_US,
+    "2h": 2 * HOUR_US,
+    "6h": 6 * HOUR_US,
+    "1d": DAY_US,
+    "3d": 3 * DAY_US,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BurnRule:
+    """Both windows must burn at `factor` or faster. Google SRE workbook, chapter 5, for a window of 30 days."""
+
+    long: str
+    short: str
+    factor: Fraction
+    severity: str  # page | ticket
+
+
+BURN_RULES: Final = (
+    BurnRule("1h", "5m", Fraction("14.4"), "page"),
+    BurnRule("6h", "30m", Fraction(6), "page"),
+    BurnRule("1d", "2h", Fraction(3), "ticket"),
+    BurnRule("3d", "6h", Fraction(1), "ticket"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """Good of total, exact."""
+
+    good: int
+    total: int
+
+    @property
+    def compliance(self) -> Fraction | None:
+        """Share of good; None when there was nothing to judge."""
+        return Fraction(self.good, self.total) if self.total else None
+
+    def burn_rate(self, target: Decimal) -> Fraction | None:
+        """Share of bad over the share that the target allows: at 1 the error budget lasts exactly the window."""
+        return Fraction(self.total - self.good, self.total) / (1 - Fraction(target)) if self.total else None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveLine:
+    objective: Objective
+    from_us: int  # the window [from_us, to_us)
+    to_us: int
+    ratio: Ratio
+    burns: Mapping[str, Ratio]  # by name of BURN_WINDOWS_US, each ending at to_us and cut at from_us
+    percentiles_us: Mapping[str, Mapping[str, int | None]]  # metric → p50, p95, p99; None: no values
+
+    @property
+    def error_budget_left(self) -> Fraction | None:
+        """Share of the error budget not yet used: 1 none is used, 0 all of it, below 0 the objective is missed."""
+        burnt = self.ratio.burn_rate(self.objective.target)
+        return None if burnt is None else 1 - burnt
+
+    @property
+    def state(self) -> str:
+        """`met`, `missed`, or `no data`."""
+        left = self.error_budget_left
+        return "no data" if left is None else "met" if left >= 0 else "missed"
+
+    def burning(self, rule: BurnRule) -> bool:
+        rates = [self.burns[name].burn_rate(self.objective.target) for name in (rule.long, rule.short)]
+        return all(rate is not None and rate >= rule.factor for rate in rates)
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    at_us: int
+    lines: tuple[ObjectiveLine, ...]  # in the control file's order
+    as_of: AsOf
+
+
+def slo(
+    lake: Lake,
+    snapshot: Snapshot,
+    at_us: int,
+    between_us: tuple[int, int] | None = None,
+    freshness: Freshness | None = None,
+) -> Slo:
+    """All objectives over [at − window_days, at) or, when given, over `between_us`; burn windows end where it ends.
+
+    Good and total are exact, from charges: `throttled` and `blocked` are outside, a request without the measure is
+    outside of a latency objective, `aborted` is good for availability. Percentiles are of the objective's scope and
+    window, all requests but the refused: whole hours from the lake's histograms and the edges from charges, so within
+    1 % of the nearest-rank value; histograms are added up, percentiles never averaged.
+    """
+    if between_us is not None:
+        check_range(*between_us)
+    with lake.read() as cursor:
+        lines = []
+        for objective in snapshot.objectives:
+            window = between_us or (at_us - objective.window_days * DAY_US, at_us)
+            lines.append(_line(cursor, snapshot, objective, window))
+        return Slo(at_us, tuple(lines), as_of(lake, cursor, freshness))
+
+
+_NOT_REFUSED: Final = Condition("NOT list_contains($refused::VARCHAR[], status)", {"refused": sorted(REFUSED_STATUSES)})
+
+
+def ratio_query(snapshot: Snapshot, objective: Objective, spans_us: Sequence[tuple[int, int]]) -> Query:
+    """One row: good and total for each of the spans; the first holds all others."""
+    condition = between(*spans_us[0]) & _NOT_REFUSED & in_scope(objective.scope, snapshot)
+    if objective.sli == "availability":
+        good = Condition("status <> 'error'")
+    else:
+        assert objective.below_ms is not None
+        condition &= Condition(f"{objective.sli}_us IS NOT NULL")
+        good = Condition(f"{objective.sli}_us < $below_us::BIGINT", {"below_us": objective.below_ms * 1000})
+    params, columns = {**condition.params, **good.params}, []
+    for number, span in enumerate(spans_us):
+        inside = between(*span, suffix=f"_{number}")
+        params |= inside.params
+        columns += [f"count(*) FILTER ({inside.sql} AND {good.sql})", f"count(*) FILTER ({inside.sql})"]
+    return Query(f"SELECT {', '.join(columns)} FROM charges WHERE {condition.sql}", params)
+
+
+def histogram_query(snapshot: Snapshot, objective: Objective, window: tuple[int, int]) -> Query:
+    """Rows of whole hours: metric, bucket, requests."""
+    whole = [piece for piece in pieces(*window, "rollup_hour") if piece.table == "rollup_hour"]
+    condition = between(whole[0].from_us, whole[0].to_us) if whole else Condition("false")
+    condition &= in_scope(objective.scope, snapshot)
+    return Query(
+        f"SELECT metric, bucket, sum(requests) FROM latency_hour WHERE {condition.sql} GROUP BY metric, bucket",
+        condition.params,
+    )
+
+
+def edges_query(snapshot: Snapshot, objective: Objective, window: tuple[int, int]) -> Query:
+    """Rows outside whole hours: duration_us, time_to_first_token_us, requests that have both."""
+    edges = [piece for piece in pieces(*window, "rollup_hour") if piece.table != "rollup_hour"]
+    spans = [between(edge.from_us, edge.to_us, f"_{number}") for number, edge in enumerate(edges)]
+    inside = Condition(
+        f"({' OR '.join(f'({span.sql})' for span in spans) or 'false'})",
+        {name: value for span in spans for name, value in span.params.items()},
+    )
+    condition = inside & _NOT_REFUSED & in_scope(objective.scope, snapshot)
+    columns = ", ".join(f"{metric}_us" for metric in METRICS)
+    return Query(f"SELECT {columns}, count(*) FROM charges WHERE {condition.sql} GROUP BY ALL", condition.params)
+
+
+def _line(
+    cursor: duckdb.DuckDBPyConnection, snapshot: Snapshot, objective: Objective, window: tuple[int, int]
+) -> ObjectiveLine:
+    from_us, to_us = window
+    spans = [window, *((max(from_us, to_us - length_us), to_us) for length_us in BURN_WINDOWS_US.values())]
+    [counts] = ratio_query(snapshot, objective, spans).rows(cursor)
+    ratios = [Ratio(good, total) for good, total in zip(counts[::2], counts[1::2], strict=True)]
+    whole = histogram_query(snapshot, objective, window).rows(cursor)
+    edges = edges_query(snapshot, objective, window).rows(cursor)
+    percentiles = {metric: _percentiles(metric, number, whole, edges) for number, metric in enumerate(METRICS)}
+    burns = dict(zip(BURN_WINDOWS_US, ratios[1:], strict=True))
+    return ObjectiveLine(objective, from_us, to_us, ratios[0], burns, percentiles)
+
+
+def _percentiles(
+    metric: str, number: int, whole: Sequence[tuple[Any, ...]], edges: Sequence[tuple[Any, ...]]
+) -> dict[str, int | None]:
+    """Quantiles of the histogram that both come to, in microseconds."""
+    stored = [(int(bucket), int(requests)) for name, bucket, requests in whole if name == metric]
+    raw = [(int(row[number]), int(row[-1])) for row in edges if row[number] is not None]
+    raw_buckets = latency.buckets(np.array([value_us for value_us, _ in raw], dtype=np.int64))
+    buckets = np.concatenate([np.array([bucket for bucket, _ in stored], dtype=np.int32), raw_buckets])
+    counts = np.array([requests for _, requests in [*stored, *raw]], dtype=np.int64)
+    return {name: latency.quantile(buckets, counts, share) for name, share in QUANTILES.items()}

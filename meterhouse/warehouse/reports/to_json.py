@@ -1,0 +1,197 @@
+"""Reports as the contract's JSON types: the one place where a figure becomes text.
+
+Money is text with twelve decimals, whole counts are integers, times are RFC 3339 in UTC; ratios are rounded floats
+(money never is).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from fractions import Fraction
+from functools import singledispatch
+from typing import Any
+
+from meterhouse.streams.budget import BudgetState
+from meterhouse.streams.control import Scope
+from meterhouse.streams.money import to_pico, to_text
+from meterhouse.warehouse.reports.as_of import AsOf
+from meterhouse.warehouse.reports.budgets import BudgetLine, Budgets
+from meterhouse.warehouse.reports.chargeback import Chargeback, Figures
+from meterhouse.warehouse.reports.groups import datetime_of
+from meterhouse.warehouse.reports.rejects import RejectLine, Rejects
+from meterhouse.warehouse.reports.slo import BURN_RULES, ObjectiveLine, Slo
+from meterhouse.warehouse.reports.usage import Usage, UsageFigures
+
+Json = dict[str, Any]
+
+
+@singledispatch
+def to_json(report: object) -> Json:
+    """Any report of this package as a dict of JSON types, in the contract's shape and order."""
+    raise TypeError(f"{type(report).__name__} is not a report")
+
+
+@to_json.register
+def _(report: Chargeback) -> Json:
+    return {
+        "currency": report.currency,
+        "from": rfc3339(report.from_us),
+        "to": rfc3339(report.to_us),
+        "group_by": list(report.group_by),
+        "lines": [{**line.groups, **_figures(line.figures)} for line in report.lines],
+        "total": _figures(report.total),
+        "as_of": as_of_json(report.as_of),
+    }
+
+
+@to_json.register
+def _(report: Usage) -> Json:
+    return {
+        "from": rfc3339(report.from_us),
+        "to": rfc3339(report.to_us),
+        "every": report.every,
+        "group_by": list(report.group_by),
+        "lines": [
+            {"time": rfc3339(line.time_us), **line.groups, **_usage_figures(line.figures)} for line in report.lines
+        ],
+        "total": _usage_figures(report.total),
+        "as_of": as_of_json(report.as_of),
+    }
+
+
+@to_json.register
+def _(report: Slo) -> Json:
+    return {
+        "at": rfc3339(report.at_us),
+        "objectives": [_objective(line) for line in report.lines],
+        "as_of": as_of_json(report.as_of),
+    }
+
+
+@to_json.register
+def _(report: Budgets) -> Json:
+    return {
+        "currency": report.currency,
+        "at": rfc3339(report.at_us),
+        "budgets": [_budget(line, report.currency) for line in report.lines],
+        "as_of": as_of_json(report.as_of),
+    }
+
+
+@to_json.register
+def _(report: Rejects) -> Json:
+    return {
+        "rejects": [_reject(line) for line in report.lines],
+        "next": None if report.next is None else report.next.to_token(),
+        "as_of": as_of_json(report.as_of),
+    }
+
+
+def as_of_json(as_of: AsOf) -> Json:
+    return {
+        "snapshot": as_of.snapshot,
+        "watermark": None if as_of.watermark_us is None else rfc3339(as_of.watermark_us),
+        "lag_seconds": None if as_of.lag_us is None else as_of.lag_us / 1_000_000,
+        "offsets": {str(partition): offset for partition, offset in sorted(as_of.offsets.items())},
+    }
+
+
+def rfc3339(time_us: int) -> str:
+    """UTC with `Z`; microseconds only where there are any."""
+    return datetime_of(time_us).isoformat().replace("+00:00", "Z")
+
+
+def money(amount: Decimal) -> str:
+    return to_text(to_pico(amount))
+
+
+def ratio(value: Fraction | None) -> float | None:
+    """Rounded to nine decimals: what is shown, never what is compared."""
+    return None if value is None else float(round(value, 9))
+
+
+def _figures(figures: Figures) -> Json:
+    return {
+        "requests": figures.requests,
+        "billed_requests": figures.billed_requests,
+        "unpriced_requests": figures.unpriced_requests,
+        "tokens": dict(figures.tokens),
+        "cost": money(figures.cost),
+    }
+
+
+def _usage_figures(figures: UsageFigures) -> Json:
+    return {"requests": figures.requests, "by_status": dict(figures.by_status), "tokens": dict(figures.tokens)}
+
+
+def _scope(scope: Scope) -> Json:
+    return {name: value for name in scope.__slots__ if (value := getattr(scope, name)) is not None}
+
+
+def _objective(line: ObjectiveLine) -> Json:
+    objective = line.objective
+    target = objective.target
+    return {
+        "id": objective.id,
+        "scope": _scope(objective.scope),
+        "sli": objective.sli,
+        "below_ms": objective.below_ms,
+        "target": str(target),
+        "window": {"from": rfc3339(line.from_us), "to": rfc3339(line.to_us), "days": objective.window_days},
+        "good": line.ratio.good,
+        "total": line.ratio.total,
+        "compliance": ratio(line.ratio.compliance),
+        "state": line.state,
+        "error_budget_left": ratio(line.error_budget_left),
+        "burn_rates": {name: ratio(burn.burn_rate(target)) for name, burn in line.burns.items()},
+        "burning": [
+            {"long": rule.long, "short": rule.short, "factor": float(rule.factor), "severity": rule.severity}
+            for rule in BURN_RULES
+            if line.burning(rule)
+        ],
+        **{f"{metric}_ms": _milliseconds(values) for metric, values in line.percentiles_us.items()},
+    }
+
+
+def _milliseconds(values_us: Mapping[str, int | None]) -> Json:
+    return {name: None if value_us is None else value_us / 1000 for name, value_us in values_us.items()}
+
+
+def _budget(line: BudgetLine, currency: str) -> Json:
+    state = line.state
+    return {
+        "id": line.budget.id,
+        "scope": _scope(line.budget.scope),
+        "unit": "tokens" if state.limit_pico is None else currency,
+        "window": {"start": rfc3339(state.window_start_us), "end": rfc3339(state.window_end_us)},
+        "limit": _amount(state, state.limit),
+        "spent": _amount(state, state.spent),
+        "reserved": _amount(state, 0),  # reservations come with the gate
+        "remaining": _amount(state, line.remaining),
+        "state": state.state,
+        "thresholds_crossed": [f"{threshold.normalize():f}" for threshold in state.crossed],
+        "on_exceeded": state.on_exceeded,
+        "forecast": _amount(state, line.forecast),
+    }
+
+
+def _amount(state: BudgetState, amount: int) -> str:
+    """Money with twelve decimals or, of a budget in tokens, a whole number: text either way."""
+    return str(amount) if state.limit_pico is None else to_text(amount)
+
+
+def _reject(line: RejectLine) -> Json:
+    text, encoding = line.payload_text()
+    return {
+        "arrived": rfc3339(line.place.arrived_us),
+        "topic": line.topic,
+        "partition": line.place.partition,
+        "offset": line.place.offset,
+        "index": line.place.index,
+        "reason": line.reason,
+        "detail": line.detail,
+        "tenant": line.tenant,
+        "payload": text,
+        "payload_encoding": encoding,
+    }

@@ -1,0 +1,159 @@
+"""The SLO report: exact good and total, burn rates, percentiles from merged histograms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+from meterhouse.streams.control import Objective, Scope
+from meterhouse.warehouse.lake import Lake, LakeConfig
+from meterhouse.warehouse.reports.query import DAY_US
+from meterhouse.warehouse.reports.slo import slo
+from meterhouse.warehouse.reports.to_json import to_json
+from tests.builders import HOUR_US, MINUTE_US, SECOND_US, T0_US
+from tests.warehouse.filled import SNAPSHOT, fill, microseconds
+
+STATUSES = ("ok", "ok", "error", "throttled", "aborted", "ok", "blocked")
+NOW = T0_US + 2 * DAY_US + 13 * MINUTE_US + 7
+ROWS = [
+    {
+        "tenant": ("acme", "bolt", "cork")[i % 3],
+        "application": ("assistant", "search")[i % 2],
+        "model": ("atlas-large", "atlas-small")[i % 5 % 2],
+        "status": STATUSES[i % 11 % 7],
+        "time": NOW - i * i * SECOND_US,
+        "duration_us": None if i % 17 == 0 else 1000 + i * 7919 % 60_000,
+        "time_to_first_token_us": None if i % 13 == 0 else i * 104_729 % 9_000,
+    }
+    for i in range(1, 420)
+]
+Row = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
+    folder = tmp_path_factory.mktemp("lake")
+    with Lake.open(LakeConfig(folder / "lake.sqlite", folder / "data", threads=1)) as lake:
+        yield lake
+
+
+@pytest.fixture(scope="module")
+def charges(lake: Lake) -> list[Row]:
+    return fill(lake, ROWS)
+
+
+IN_SCOPE: dict[str, Callable[[Row], bool]] = {
+    "up": lambda row: row["application"] == "assistant",
+    "fast": lambda row: row["tenant"] in ("acme", "bolt"),
+    "first": lambda row: row["model"] == "atlas-small",
+}
+
+
+def counted(rows: list[Row], objective: Objective, from_us: int, to_us: int) -> list[Row]:
+    return [
+        row
+        for row in rows
+        if from_us <= microseconds(row) < to_us
+        and row["status"] not in ("throttled", "blocked")
+        and IN_SCOPE[objective.id](row)
+        and (objective.sli == "availability" or row[f"{objective.sli}_us"] is not None)
+    ]
+
+
+def good(rows: list[Row], objective: Objective) -> int:
+    if objective.sli == "availability":
+        return sum(row["status"] != "error" for row in rows)
+    assert objective.below_ms is not None
+    return sum(row[f"{objective.sli}_us"] < objective.below_ms * 1000 for row in rows)
+
+
+def test_good_and_total_are_exact_in_the_window_and_in_every_burn_window(lake: Lake, charges: list[Row]) -> None:
+    lengths = {"5m": 5 * MINUTE_US, "30m": 30 * MINUTE_US, "1h": HOUR_US, "2h": 2 * HOUR_US}
+    lengths |= {"6h": 6 * HOUR_US, "1d": DAY_US, "3d": 3 * DAY_US}
+    report = slo(lake, SNAPSHOT, NOW)
+    assert [line.objective.id for line in report.lines] == ["up", "fast", "first"]
+    for line in report.lines:
+        objective = line.objective
+        inside = counted(charges, objective, NOW - objective.window_days * DAY_US, NOW)
+        assert (line.from_us, line.to_us) == (NOW - objective.window_days * DAY_US, NOW)
+        assert (line.ratio.good, line.ratio.total) == (good(inside, objective), len(inside))
+        assert set(line.burns) == set(lengths)
+        for name, length_us in lengths.items():
+            burning = counted(charges, objective, NOW - length_us, NOW)
+            assert (line.burns[name].good, line.burns[name].total) == (good(burning, objective), len(burning))
+
+
+def test_percentiles_are_within_one_percent_of_the_nearest_rank(lake: Lake, charges: list[Row]) -> None:
+    for line in slo(lake, SNAPSHOT, NOW).lines:
+        for metric, found in line.percentiles_us.items():
+            as_latency = replace(line.objective, sli=metric, below_ms=1)  # type: ignore[arg-type]
+            rows = counted(charges, as_latency, line.from_us, line.to_us)
+            values = sorted(row[f"{metric}_us"] for row in rows)
+            for percent in (50, 95, 99):
+                exact = values[math.ceil(percent * len(values) / 100) - 1]
+                found_us = found[f"p{percent}"]
+                assert found_us is not None
+                assert abs(found_us - exact) * 100 <= exact
+
+
+def test_an_explicit_range_is_the_window_and_cuts_the_burn_windows(lake: Lake, charges: list[Row]) -> None:
+    window = (NOW - 50 * MINUTE_US - 3, NOW - 10 * MINUTE_US)
+    line = slo(lake, SNAPSHOT, NOW, window).lines[0]
+    inside = counted(charges, line.objective, *window)
+    assert (line.ratio.good, line.ratio.total) == (good(inside, line.objective), len(inside))
+    assert line.burns["3d"] == line.burns["1h"] == line.ratio
+    last = counted(charges, line.objective, window[1] - 5 * MINUTE_US, window[1])
+    assert (line.burns["5m"].good, line.burns["5m"].total) == (good(last, line.objective), len(last))
+    values = sorted(row["duration_us"] for row in inside if row["duration_us"] is not None)
+    exact, median = values[math.ceil(len(values) / 2) - 1], line.percentiles_us["duration"]["p50"]
+    assert median is not None
+    assert abs(median - exact) * 100 <= exact
+
+
+def test_it_reads_as_the_contract_says(lake: Lake, charges: list[Row]) -> None:
+    line = to_json(slo(lake, SNAPSHOT, NOW))["objectives"][0]
+    objective = SNAPSHOT.objectives[0]
+    inside = counted(charges, objective, NOW - 30 * DAY_US, NOW)
+    share = Fraction(good(inside, objective), len(inside))
+    assert {name: value for name, value in line.items() if not name.endswith("_ms") and name != "burn_rates"} == {
+        "id": "up",
+        "scope": {"application": "assistant"},
+        "sli": "availability",
+        "target": "0.9",
+        "window": {"from": "2026-10-04T00:13:00.000007Z", "to": "2026-11-03T00:13:00.000007Z", "days": 30},
+        "good": good(inside, objective),
+        "total": len(inside),
+        "compliance": float(round(share, 9)),
+        "state": "missed" if share < Fraction("0.9") else "met",
+        "error_budget_left": float(round(1 - (1 - share) * 10, 9)),
+        "burning": [],
+    } | ({"burning": line["burning"]} if line["burning"] else {})
+    assert list(line["burn_rates"]) == ["5m", "30m", "1h", "2h", "6h", "1d", "3d"]
+    assert set(line["duration_ms"]) == {"p50", "p95", "p99"} == set(line["time_to_first_token_ms"])
+
+
+def test_an_objective_burns_when_both_windows_of_a_pair_do(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("burning")
+    snapshot = replace(SNAPSHOT, objectives=(Objective("up", Scope(), "availability", None, Decimal("0.9"), 30),))
+    failing = [{"time": NOW - i * MINUTE_US - 1, "status": "error" if i < 40 else "ok"} for i in range(150)]
+    with Lake.open(LakeConfig(folder / "lake.sqlite", folder / "data", threads=1)) as lake:
+        fill(lake, failing)
+        [line] = to_json(slo(lake, snapshot, NOW))["objectives"]
+    assert line["burn_rates"]["5m"] == line["burn_rates"]["30m"] == 10.0
+    assert line["burn_rates"]["1h"] == pytest.approx(40 / 60 * 10, abs=1e-8)
+    # 1h/5m: 6.67 and 10 are below 14.4; 6h/30m: 40 of 150 is 2.67, below 6; 1d/2h: 2.67 < 3; 3d/6h: both over 1.
+    assert line["burning"] == [{"long": "3d", "short": "6h", "factor": 1.0, "severity": "ticket"}]
+    assert line["state"] == "missed"
+
+
+def test_without_requests_nothing_is_claimed(lake: Lake) -> None:
+    line = to_json(slo(lake, SNAPSHOT, NOW, (0, 1)))["objectives"][1]
+    assert (line["good"], line["total"], line["compliance"], line["error_budget_left"]) == (0, 0, None, None)
+    assert (line["state"], line["burning"], line["burn_rates"]["1h"]) == ("no data", [], None)
+    assert line["duration_ms"] == {"p50": None, "p95": None, "p99": None}
