@@ -6,7 +6,7 @@ What is to be said follows from what is known, so a runtime that fails half way 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -56,6 +56,7 @@ class BudgetBook:
         self._said: dict[BudgetWindow, bytes] = {}
         self._raised: dict[str, int] = {}  # alert id → its window's end
         self._dirty: set[BudgetWindow] = set()
+        self._overtaken: dict[bytes, BudgetTotal] = {}
 
     # -- what was said before this process began ---------------------------------------------------------------------
 
@@ -80,12 +81,21 @@ class BudgetBook:
     # -- what comes in -----------------------------------------------------------------------------------------------
 
     def apply(self, total: BudgetTotal) -> None:
+        key = total.key()
         if self._table.apply(total):
             self._dirty.add((total.budget_id, (total.window_start_us, total.window_end_us)))
+            self._overtaken.pop(key, None)
+            return
+        newest = self._table.newest(total)
+        if newest == total:
+            self._overtaken.pop(key, None)
+        else:
+            self._overtaken[key] = newest
 
     def forget(self, key: bytes) -> None:
         """Takes in the tombstone of a total. Raises ValueError where the key is no total's."""
         budget_id, start_us, end_us, partition = read_total_key(key)
+        self._overtaken.pop(key, None)
         if self._table.forget(budget_id, (start_us, end_us), partition):
             self._dirty.add((budget_id, (start_us, end_us)))
 
@@ -102,7 +112,20 @@ class BudgetBook:
     @property
     def pending(self) -> bool:
         """Has anything changed since it was last looked at and said?"""
-        return bool(self._dirty)
+        return bool(self._dirty or self._overtaken)
+
+    def overtaken(self) -> list[BudgetTotal]:
+        """Totals to be published again: the last record of their key is an older one.
+
+        A meter that has lost a partition and does not know it yet says older totals after newer ones. Whoever reads
+        both keeps the newer, but a compacted topic keeps the last: without this a restart would see spend go back.
+        """
+        return list(self._overtaken.values())
+
+    def restored(self, totals: Iterable[BudgetTotal]) -> None:
+        """Those of `overtaken` are published again."""
+        for total in totals:
+            self._overtaken.pop(total.key(), None)
 
     def due(self, now_us: int) -> Due:
         """What is to be said now. The same question has the same answer until `said`."""

@@ -173,6 +173,10 @@ class BudgetTable:
         entries[total.partition] = total
         return True
 
+    def newest(self, total: BudgetTotal) -> BudgetTotal:
+        """The total kept for the key of one that was applied."""
+        return self._windows[total.budget_id, (total.window_start_us, total.window_end_us)][total.partition]
+
     def forget(self, budget_id: str, window: Window, partition: int) -> bool:
         """Takes one entry out (its tombstone was read); says whether it was there."""
         entries = self._windows.get((budget_id, window), {})

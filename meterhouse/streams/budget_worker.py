@@ -186,6 +186,9 @@ class EmbeddedBudgetWorker:
             closed = self._book.closed(now_us)
             self._append(BUDGET_TOTALS, [(total.budget_id, total.key(), None) for total in closed])
             self._swept_us = now_us
+        again = self._book.overtaken()
+        self._append(BUDGET_TOTALS, [(total.budget_id, total.key(), total.to_json()) for total in again])
+        self._book.restored(again)
         due = self._book.due(now_us)
         if due.alerts:
             # The outbox first: the topic is what a restart takes as raised.

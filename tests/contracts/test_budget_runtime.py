@@ -1,0 +1,346 @@
+"""The budget runtime's contract: totals in; states and alerts out. Held by the embedded worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from meterhouse.ingest.log import BUDGET_ALERTS, BUDGET_STATES, BUDGET_TOTALS, EventLog, Message, partition_of
+from meterhouse.ingest.sqlite_log import SqliteLog
+from meterhouse.streams.alerts import MemoryOutbox
+from meterhouse.streams.budget import BudgetTotal, definition_of
+from meterhouse.streams.budget_state import alert_id
+from meterhouse.streams.budget_worker import EmbeddedBudgetWorker, budget_topics
+from meterhouse.streams.control import Budget, Scope, Snapshot, WindowSpec
+from tests.streams.budget_builders import DAY_US, budget, snapshot, us
+
+NOVEMBER = (us("2026-10-31T23:00"), us("2026-11-30T23:00"))  # of Berlin
+OCTOBER = (us("2026-09-30T22:00"), us("2026-10-31T23:00"))
+NOW = us("2026-11-20T12:00")
+UNIT = 10**12
+PARTITIONS = 3
+SETTLE_TURNS = 1000
+
+
+class Running(Protocol):
+    """A runtime at work."""
+
+    def settle(self) -> None:
+        """Returns when all totals in the log are taken in and all that follows is said; fails at a deadline."""
+        ...
+
+    def kill(self) -> None:
+        """Ends it without a goodbye."""
+        ...
+
+
+@dataclass
+class Desk:
+    """What a runtime works with; `start` starts one."""
+
+    log: EventLog
+    outbox: MemoryOutbox
+    start: Callable[[], Running]
+    control: Snapshot = field(default_factory=lambda: snapshot(budget()))
+    now_us: int = NOW
+
+    def publish(self, *totals: BudgetTotal) -> None:
+        self.log.append(BUDGET_TOTALS, [total.message(PARTITIONS) for total in totals])
+
+    def states(self) -> dict[str, Any]:
+        """Newest state by key; a state that is gone is not there."""
+        return {key: json.loads(value) for key, value in self._newest(BUDGET_STATES).items() if value is not None}
+
+    def totals(self) -> set[str]:
+        """Keys of the totals that are still there."""
+        return {key for key, value in self._newest(BUDGET_TOTALS).items() if value is not None}
+
+    def newest_total(self, total: BudgetTotal) -> BudgetTotal:
+        """The last record of the total's key."""
+        return BudgetTotal.from_json(self._newest(BUDGET_TOTALS)[total.key().decode()] or b"")
+
+    def alerts(self) -> list[Any]:
+        return [json.loads(value) for _, value in self._records(BUDGET_ALERTS) if value is not None]
+
+    def said(self) -> int:
+        """How many records of states were ever appended."""
+        return sum(self.log.end_offsets(BUDGET_STATES).values())
+
+    def _newest(self, topic: str) -> dict[str, bytes | None]:
+        return {key.decode(): value for key, value in self._records(topic)}
+
+    def _records(self, topic: str) -> Iterator[tuple[bytes, bytes | None]]:
+        for partition in self.log.end_offsets(topic):
+            records = self.log.read(topic, partition, 0, 100_000)
+            for key, value in zip(records.keys, records.values, strict=True):
+                assert key is not None
+                yield key, value
+
+
+class EmbeddedRunning:
+    def __init__(self, desk: Desk) -> None:
+        self.worker = EmbeddedBudgetWorker(desk.log, lambda: desk.control, desk.outbox, lambda: desk.now_us)
+
+    def settle(self) -> None:
+        for _ in range(SETTLE_TURNS):
+            self.worker.run_once(0.0)
+            if self.worker.idle():
+                return
+        raise AssertionError(f"not idle after {SETTLE_TURNS} turns")
+
+    def kill(self) -> None:
+        self.worker.close()  # closing says nothing: it only gives the file back
+
+
+@pytest.fixture(params=["embedded"])
+def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
+    assert request.param == "embedded"
+    log = SqliteLog(tmp_path / "log.sqlite", clock=lambda: NOW)
+    log.create_topics(budget_topics(PARTITIONS))
+    running: list[EmbeddedRunning] = []
+
+    def start() -> Running:
+        running.append(EmbeddedRunning(there))
+        return running[-1]
+
+    there = Desk(log, MemoryOutbox(), start)
+    yield there
+    for one in running:
+        one.kill()
+    log.close()
+
+
+def total(
+    desk: Desk, offset: int, cost: int, *, window: tuple[int, int] = NOVEMBER, of: Budget | None = None, **more: int
+) -> BudgetTotal:
+    """A total of `cost` whole units and as many tokens."""
+    first = of or desk.control.budgets[0]
+    fields = {"partition": 0, "control_version": desk.control.version} | more
+    definition = definition_of(first, desk.control)
+    return BudgetTotal(
+        first.id, *window, offset=offset, cost_pico=cost * UNIT, tokens=cost, definition=definition, **fields
+    )
+
+
+def key(budget_id: str = "acme-month", window: tuple[int, int] = NOVEMBER) -> str:
+    return f"{budget_id}|{window[0]}|{window[1]}"
+
+
+def ids(*thresholds: str, budget_id: str = "acme-month", window: tuple[int, int] = NOVEMBER) -> list[str]:
+    return [alert_id("threshold", budget_id, window, threshold) for threshold in thresholds]
+
+
+def raised(desk: Desk) -> list[str]:
+    """Ids of alerts in the outbox; the topic has the same ones, once each."""
+    in_outbox = sorted(entry.alert.id for entry in desk.outbox.list())
+    assert sorted(alert["id"] for alert in desk.alerts()) == in_outbox
+    return in_outbox
+
+
+def test_a_total_becomes_a_state(desk: Desk) -> None:
+    desk.publish(total(desk, 10, 60))
+    desk.start().settle()
+    assert desk.states() == {
+        key(): {
+            "budget_id": "acme-month",
+            "window_start_us": NOVEMBER[0],
+            "window_end_us": NOVEMBER[1],
+            "state": "warned",
+            "spent_pico": "60000000000000",
+            "spent_tokens": 60,
+            "limit_pico": "100000000000000",
+            "limit_tokens": None,
+            "share_percent": "60",
+            "crossed": ["50"],
+            "on_exceeded": "notify",
+            "offsets": {"0": 10},
+        }
+    }
+
+
+def test_all_records_of_a_budget_are_in_its_partition(desk: Desk) -> None:
+    desk.publish(total(desk, 10, 100), total(desk, 10, 100, window=OCTOBER))
+    desk.start().settle()
+    place = partition_of(b"acme-month", PARTITIONS)
+    for topic in (BUDGET_TOTALS, BUDGET_STATES, BUDGET_ALERTS):
+        assert {p for p, end in desk.log.end_offsets(topic).items() if end} == {place}
+
+
+def test_partitions_are_added_up(desk: Desk) -> None:
+    running = desk.start()
+    desk.publish(total(desk, 10, 30), total(desk, 5, 40, partition=7))
+    running.settle()
+    desk.publish(total(desk, 12, 31))
+    running.settle()
+    state = desk.states()[key()]
+    assert (state["spent_pico"], state["offsets"]) == (str(71 * UNIT), {"0": 12, "7": 5})
+
+
+def test_each_threshold_alerts_once_per_window(desk: Desk) -> None:
+    running = desk.start()
+    for offset, cost in enumerate((10, 49, 50, 55, 79, 99, 100, 300), 1):
+        desk.publish(total(desk, offset, cost))
+        running.settle()
+    desk.publish(total(desk, 1, 85, window=OCTOBER))
+    running.settle()
+    assert raised(desk) == sorted(ids("50", "80", "100") + ids("50", "80", window=OCTOBER))
+    spent = {alert["threshold"]: alert["spent"] for alert in desk.alerts() if "2026-10-31" in alert["window_start"]}
+    assert spent == {"50": "50.000000000000", "80": "99.000000000000", "100": "100.000000000000"}
+
+
+def test_repeats_and_older_totals_change_nothing(desk: Desk) -> None:
+    running = desk.start()
+    first, second = total(desk, 10, 60), total(desk, 20, 90)
+    desk.publish(first, second)
+    running.settle()
+    said, states = desk.said(), desk.states()
+    desk.publish(first, second, second, first)
+    running.settle()
+    assert (desk.said(), desk.states(), raised(desk)) == (said, states, sorted(ids("50", "80")))
+
+
+def test_a_newer_control_version_wins_over_a_higher_offset(desk: Desk) -> None:
+    running = desk.start()
+    desk.publish(total(desk, 20, 90, control_version=1))
+    running.settle()
+    desk.publish(total(desk, 15, 70, control_version=2))
+    running.settle()
+    desk.publish(total(desk, 30, 95, control_version=1))
+    running.settle()
+    assert desk.states()[key()]["spent_tokens"] == 70
+
+
+def test_an_older_total_published_last_does_not_outlive_the_newer_one(desk: Desk) -> None:
+    """A meter that lost its partition may speak after its successor, and a compacted topic keeps the last word."""
+    first = desk.start()
+    newer = total(desk, 20, 90)
+    desk.publish(newer)
+    first.settle()
+    desk.publish(total(desk, 10, 60))
+    first.settle()
+    first.kill()
+    desk.start().settle()
+    assert desk.states()[key()]["spent_tokens"] == 90
+    assert desk.newest_total(newer) == newer
+
+
+def test_a_restart_says_nothing_again_and_goes_on(desk: Desk) -> None:
+    first = desk.start()
+    desk.publish(total(desk, 10, 60), total(desk, 10, 30, partition=1))
+    first.settle()
+    first.kill()
+    said = desk.said()
+    desk.now_us += 60_000_000
+    second = desk.start()
+    second.settle()
+    assert (desk.said(), raised(desk)) == (said, sorted(ids("50", "80")))
+    desk.publish(total(desk, 12, 70))
+    second.settle()
+    assert desk.states()[key()]["spent_tokens"] == 100
+    assert raised(desk) == sorted(ids("50", "80", "100"))
+
+
+def test_what_came_while_nobody_worked_is_said_by_the_next(desk: Desk) -> None:
+    desk.start().kill()
+    desk.publish(total(desk, 10, 60))
+    desk.start().settle()
+    assert (desk.states()[key()]["state"], raised(desk)) == ("warned", ids("50"))
+
+
+def test_a_raised_limit_lifts_the_state_and_a_lower_one_brings_it_back_without_a_second_alert(desk: Desk) -> None:
+    running = desk.start()
+    desk.publish(total(desk, 10, 100))
+    running.settle()
+    assert desk.states()[key()]["state"] == "exceeded"
+    desk.control = snapshot(budget(limit_pico=1000 * UNIT), version=2)
+    running.settle()
+    lifted = desk.states()[key()]
+    assert (lifted["state"], lifted["crossed"], lifted["limit_pico"]) == ("ok", [], str(1000 * UNIT))
+    desk.control = snapshot(budget(limit_pico=90 * UNIT), version=3)
+    running.settle()
+    assert desk.states()[key()]["state"] == "exceeded"
+    assert raised(desk) == sorted(ids("50", "80", "100"))
+
+
+def test_a_new_threshold_alerts_at_once(desk: Desk) -> None:
+    running = desk.start()
+    desk.publish(total(desk, 10, 45))
+    running.settle()
+    desk.control = snapshot(budget(thresholds=(Decimal(45), Decimal("45.5"))), version=2)
+    running.settle()
+    assert raised(desk) == ids("45")
+
+
+def test_budgets_that_are_unknown_or_deleted_have_no_state(desk: Desk) -> None:
+    running = desk.start()
+    other = budget("other")
+    desk.publish(total(desk, 10, 60), total(desk, 10, 60, of=other))
+    running.settle()
+    assert set(desk.states()) == {key()}
+    desk.control = snapshot(other, version=2)
+    running.settle()
+    assert set(desk.states()) == {key("other")}
+    assert raised(desk) == sorted(ids("50") + ids("50", budget_id="other"))
+
+
+def test_totals_of_an_older_scope_or_zone_count_for_nothing(desk: Desk) -> None:
+    running = desk.start()
+    desk.publish(total(desk, 10, 60), total(desk, 10, 30, partition=1))
+    running.settle()
+    desk.control = snapshot(budget(scope=Scope(tenant="borg")), version=2)
+    desk.publish(total(desk, 11, 5))
+    running.settle()
+    assert (desk.states()[key()]["spent_tokens"], desk.states()[key()]["offsets"]) == (5, {"0": 11})
+    desk.control = snapshot(budget(window=WindowSpec("month", "UTC")), version=3)
+    running.settle()
+    assert desk.states() == {}
+
+
+def test_late_totals_count_for_their_window_until_it_ends_in_tombstones(desk: Desk) -> None:
+    running = desk.start()
+    desk.publish(total(desk, 10, 40, window=OCTOBER), total(desk, 10, 10))
+    running.settle()
+    desk.publish(total(desk, 11, 55, window=OCTOBER))
+    running.settle()
+    assert desk.states()[key(window=OCTOBER)]["state"] == "warned"
+    desk.now_us = OCTOBER[1] + 35 * DAY_US
+    running.settle()
+    running.settle()  # what the sweep has appended
+    assert set(desk.states()) == {key()}
+    assert desk.totals() == {f"{key()}|0"}
+    assert raised(desk) == ids("50", window=OCTOBER)
+
+
+def test_a_window_closed_for_good_neither_alerts_nor_has_a_state(desk: Desk) -> None:
+    running = desk.start()
+    desk.now_us = OCTOBER[1] + 35 * DAY_US
+    desk.publish(total(desk, 10, 100, window=OCTOBER))
+    running.settle()
+    assert (desk.states(), raised(desk)) == ({}, [])
+
+
+def test_a_record_that_is_no_total_costs_only_itself(desk: Desk) -> None:
+    running = desk.start()
+    place = partition_of(b"acme-month", PARTITIONS)
+    rubbish: Sequence[Message] = [
+        Message(key=b"x", value=b"{", partition=place),
+        Message(key=b"y|1", value=None, partition=place),
+        Message(key=b"\xff", value=b'{"budget_id": "acme-month"}', partition=place),
+    ]
+    desk.log.append(BUDGET_TOTALS, rubbish)
+    desk.publish(total(desk, 10, 60))
+    running.settle()
+    assert set(desk.states()) == {key()}
+
+
+def test_a_start_with_many_totals_says_each_state_once(desk: Desk) -> None:
+    """Sums of some partitions only are never said, so no gate sees spend go down while a worker starts."""
+    desk.publish(*(replace(total(desk, 10, 1), partition=p) for p in range(40)))
+    desk.start().settle()
+    assert (desk.said(), desk.states()[key()]["spent_tokens"]) == (1, 40)
