@@ -23,8 +23,8 @@ MAX_PRICE: Final = 1_000_000
 MAX_LIMIT: Final = 10**15
 """Units of the currency: no budget is larger, and what is larger is a slip of the keyboard."""
 FIRST_YEAR: Final = 2000
-LAST_YEAR: Final = 2199
-"""A year beyond these is a typing error."""
+LAST_YEAR: Final = 9998
+"""Nothing was priced before; and in every time zone year 9998 is a time that Python can hold."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBER: Final = re.compile(r"-?\d{1,30}(\.\d{1,30})?")
@@ -38,10 +38,11 @@ class Problem:
     path: str
     message: str
     line: int | None = None  # in the file, from 1
+    about: str = ""  # the entry as people know it: its id, or the model it prices
 
     def __str__(self) -> str:
-        where = self.path if self.line is None else f"{self.path} (line {self.line})"
-        return f"{where} {self.message}"
+        where = ", ".join(part for part in (self.about, self.line and f"line {self.line}") if part)
+        return f"{self.path} ({where}) {self.message}" if where else f"{self.path} {self.message}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,12 @@ class Located(Generic[T]):
     value: T
     path: str
     line: int | None
+    about: str
     sound: bool = True
+
+    def problem(self, message: str, key: str | None = None) -> Problem:
+        """A problem of this value, or of its field `key`."""
+        return Problem(self.path if key is None else f"{self.path}.{key}", message, self.line, self.about)
 
 
 class Unfit(Exception):
@@ -71,8 +77,11 @@ class Entry:
     are found in one pass.
     """
 
-    def __init__(self, node: Node, path: str, known: Sequence[str], problems: list[Problem]) -> None:
+    def __init__(
+        self, node: Node, path: str, known: Sequence[str], problems: list[Problem], about: str | None = None
+    ) -> None:
         self.path, self.line = path, node.line
+        self._about = _about(node) if about is None else about
         self._problems, self._before = problems, len(problems)
         self.nodes: Mapping[str, Node] = {}
         if isinstance(node.value, dict):
@@ -92,7 +101,15 @@ class Entry:
         if line is None:
             node = None if key is None else self.nodes.get(key)
             line = self.line if node is None else node.line
-        self._problems.append(Problem(path, message, line))
+        self._problems.append(Problem(path, message, line, self._about))
+
+    def child(self, key: str, known: Sequence[str]) -> Entry:
+        """The mapping under `key`, which must be there."""
+        return Entry(self.nodes[key], f"{self.path}.{key}", known, self._problems, self._about)
+
+    def located(self, value: T) -> Located[T]:
+        """`value`, read from this entry, with its place."""
+        return Located(value, self.path, self.line, self._about, self.sound)
 
     def has(self, key: str) -> bool:
         """Whether the key is there with a value other than null."""
@@ -133,6 +150,17 @@ class Entry:
             return ()
         taken = (self._convert(item, f"{key}[{place}]", convert) for place, item in enumerate(node.value))
         return tuple(value for value in taken if value is not None)
+
+
+def _about(node: Node) -> str:
+    """What an entry of a section is called: its id, or the model it prices and for whom."""
+    if not isinstance(node.value, dict):
+        return ""
+    texts = {key: child.value for key, child in node.value.items() if isinstance(child.value, str)}
+    if "id" in texts:
+        return texts["id"][:MAX_TEXT]
+    named = "/".join(texts[key] for key in ("provider", "model") if key in texts)
+    return (f"{named} for {texts['tenant']}" if named and "tenant" in texts else named)[:MAX_TEXT]
 
 
 def _listed(words: Sequence[str]) -> str:

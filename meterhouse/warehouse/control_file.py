@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final, TypeVar, cast
 
@@ -91,7 +91,7 @@ def parse(content: str | bytes) -> ControlFile:
     if root is None:
         problems = problems or [Problem("the file", "is empty: write at least one section, like `tenants:`")]
         return ControlFile(problems=tuple(problems), unread=True)
-    top = Entry(root, "", TOP_KEYS, problems)
+    top = Entry(root, "", TOP_KEYS, problems, about="")
     if not isinstance(root.value, dict):
         return _unreadable(f"is {root.what}: it must be a mapping with sections like `tenants:`")
     before = len(problems)
@@ -136,19 +136,20 @@ def _read(
     """The entries of a section, and a problem for each key that an earlier entry has."""
     if nodes is None:
         return None
-    entries = tuple(read(node, f"{section}[{place}]", problems) for place, node in enumerate(nodes))
+    entries: list[Located[T]] = []
     first: dict[Hashable, str] = {}
-    for entry in entries:
+    for place, node in enumerate(nodes):
+        entry = read(node, f"{section}[{place}]", problems)
         key = key_of(entry.value)
-        if key == "" or (isinstance(key, tuple) and not entry.sound):
-            continue  # a placeholder: its problem is told already
-        if key in first:
-            shown = f'the id "{key}"' if isinstance(key, str) else "provider, model, tenant and valid_from"
-            problems.append(
-                Problem(entry.path, f"has {shown} of {first[key]} again: remove one or change it", entry.line)
-            )
-        first.setdefault(key, entry.path)
-    return entries
+        # A placeholder is no key: its problem is told already.
+        if key != "" and not (isinstance(key, tuple) and not entry.sound):
+            if key in first:
+                shown = f'the id "{key}"' if isinstance(key, str) else "provider, model, tenant and valid_from"
+                problems.append(entry.problem(f"has {shown} of {first[key]} again: remove one or change it"))
+                entry = replace(entry, sound=False)
+            first.setdefault(key, entry.path)
+        entries.append(entry)
+    return tuple(entries)
 
 
 def _currency(top: Entry) -> Located[str] | None:
@@ -158,7 +159,7 @@ def _currency(top: Entry) -> Located[str] | None:
         return text
 
     found = top.maybe("currency", code)
-    return Located(found, "currency", top.nodes["currency"].line) if found else None
+    return Located(found, "currency", top.nodes["currency"].line, "") if found else None
 
 
 def _tenant(node: Node, path: str, problems: list[Problem]) -> Located[Tenant]:
@@ -170,7 +171,7 @@ def _tenant(node: Node, path: str, problems: list[Problem]) -> Located[Tenant]:
     tenant = Tenant(
         id=id_, name=entry.maybe("name", name) or id_, org=org, cost_center=entry.maybe("cost_center", name)
     )
-    return Located(tenant, path, entry.line, entry.sound)
+    return entry.located(tenant)
 
 
 def _card_key(card: RateCard) -> tuple[str, str, str | None, int]:
@@ -184,7 +185,7 @@ def _rate_card(node: Node, path: str, problems: list[Problem]) -> Located[RateCa
     if not entry.has("per_million"):
         entry.tell('is missing: add prices, like {input: "2.50", output: "10.00"}', "per_million")
     else:
-        listed = Entry(entry.nodes["per_million"], f"{path}.per_million", KINDS, problems)
+        listed = entry.child("per_million", KINDS)
         prices = {kind: listed.take(kind, price, 0) for kind in KINDS if listed.has(kind)}
         if not prices and listed.sound:
             listed.tell("holds no price: add at least one")
@@ -204,14 +205,14 @@ def _rate_card(node: Node, path: str, problems: list[Problem]) -> Located[RateCa
         pico_per_token=prices,
         approved_by=entry.maybe("approved_by", name),
     )
-    return Located(card, path, entry.line, entry.sound)
+    return entry.located(card)
 
 
-def _scope(entry: Entry, problems: list[Problem]) -> Scope:
+def _scope(entry: Entry) -> Scope:
     if not entry.has("scope"):
         entry.tell("is missing: say what it covers, like {tenant: acme}, or {} for the whole platform", "scope")
         return Scope()
-    scope = Entry(entry.nodes["scope"], f"{entry.path}.scope", SCOPE_KEYS, problems)
+    scope = entry.child("scope", SCOPE_KEYS)
     return Scope(
         tenant=scope.maybe("tenant", name),
         org_unit=scope.maybe("org_unit", name),
@@ -220,11 +221,11 @@ def _scope(entry: Entry, problems: list[Problem]) -> Scope:
     )
 
 
-def _window(entry: Entry, problems: list[Problem]) -> WindowSpec:
+def _window(entry: Entry) -> WindowSpec:
     if not entry.has("window"):
         entry.tell("is missing: add one, like {every: month, time_zone: Europe/Berlin}", "window")
         return WindowSpec("month", "UTC")
-    window = Entry(entry.nodes["window"], f"{entry.path}.window", ("every", "time_zone"), problems)
+    window = entry.child("window", ("every", "time_zone"))
     every = window.take("every", one_of("day", "week", "month"), "month")
     return WindowSpec(cast("Every", every), window.take("time_zone", time_zone, "UTC"))
 
@@ -258,14 +259,14 @@ def _budget(node: Node, path: str, problems: list[Problem]) -> Located[Budget]:
     on_exceeded = entry.maybe("on_exceeded", one_of("notify", "throttle", "block")) or "notify"
     budget = Budget(
         id=entry.take("id", name, ""),
-        scope=_scope(entry, problems),
-        window=_window(entry, problems),
+        scope=_scope(entry),
+        window=_window(entry),
         limit_pico=entry.maybe("limit", money),
         limit_tokens=entry.maybe("limit_tokens", whole(1, 2**62)),
         thresholds=_thresholds(entry),
         on_exceeded=cast("OnExceeded", on_exceeded),
     )
-    return Located(budget, path, entry.line, entry.sound)
+    return entry.located(budget)
 
 
 def _objective(node: Node, path: str, problems: list[Problem]) -> Located[Objective]:
@@ -277,10 +278,10 @@ def _objective(node: Node, path: str, problems: list[Problem]) -> Located[Object
         entry.tell(f"is missing: say below how many milliseconds a {sli} is good", "below_ms")
     objective = Objective(
         id=entry.take("id", name, ""),
-        scope=_scope(entry, problems),
+        scope=_scope(entry),
         sli=cast(Any, sli),
         below_ms=entry.maybe("below_ms", whole(1, MAX_BELOW_MS)),
         target=entry.take("target", share, Decimal("0.5")),
         window_days=entry.take("window_days", whole(1, MAX_WINDOW_DAYS), 1),
     )
-    return Located(objective, path, entry.line, entry.sound)
+    return entry.located(objective)

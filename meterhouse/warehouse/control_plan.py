@@ -134,7 +134,7 @@ def _currency(file: ControlFile, current: Snapshot) -> list[Problem]:
         f"is {file.currency.value}, but prices and charges are in {current.currency} and are never converted: keep "
         f"{current.currency}, or begin a new home folder for {file.currency.value}"
     )
-    return [Problem(file.currency.path, message, file.currency.line)]
+    return [file.currency.problem(message)]
 
 
 def _references(file: ControlFile, target: Snapshot) -> list[Problem]:
@@ -151,15 +151,15 @@ def _references(file: ControlFile, target: Snapshot) -> list[Problem]:
         "model": "give it a price under `rate_card`",
     }
     problems = [
-        Problem(f"{card.path}.tenant", _unknown("tenant", card.value.tenant, known, remedy), card.line)
+        card.problem(_unknown("tenant", card.value.tenant, known, remedy), "tenant")
         for card in file.rate_cards or ()
         if card.value.tenant is not None and card.value.tenant not in known["tenant"]
     ]
-    for path, line, scope in _scopes(file, target):
+    for entry in _scopes(file, target):
         for part, names in known.items():
-            word: str | None = getattr(scope, part)
+            word: str | None = getattr(entry.value, part)
             if word is not None and word not in names:
-                problems.append(Problem(f"{path}.scope.{part}", _unknown(part, word, known, remedy), line))
+                problems.append(entry.problem(_unknown(part, word, known, remedy), f"scope.{part}"))
     return problems
 
 
@@ -167,7 +167,7 @@ def _unknown(part: str, word: str | None, known: Mapping[str, set[str]], remedy:
     return f'is "{word}", which is unknown{nearest(word or "", sorted(known[part]))}: correct it, or {remedy[part]}'
 
 
-def _scopes(file: ControlFile, target: Snapshot) -> Iterable[tuple[str, int | None, Scope]]:
+def _scopes(file: ControlFile, target: Snapshot) -> Iterable[Located[Scope]]:
     """Each scope as it will be, with its place: an absent section's stand where they are stored."""
     sections: tuple[
         tuple[str, Sequence[Located[Budget] | Located[Objective]] | None, Sequence[Budget | Objective]], ...
@@ -177,9 +177,9 @@ def _scopes(file: ControlFile, target: Snapshot) -> Iterable[tuple[str, int | No
     )
     for section, listed, stored in sections:
         if listed is None:
-            yield from ((f"{section} (stored) {item.id}", None, item.scope) for item in stored)
+            yield from (Located(item.scope, f"{section} (stored)", None, item.id) for item in stored)
         else:
-            yield from ((entry.path, entry.line, entry.value.scope) for entry in listed)
+            yield from (Located(entry.value.scope, entry.path, entry.line, entry.about) for entry in listed)
 
 
 def _counts(target: Snapshot) -> list[Problem]:

@@ -53,7 +53,7 @@ def merge_cards(stored: Sequence[RateCard], listed: Sequence[Located[RateCard]],
                 merged.cards[card_key(old)] = replace(entry.value, id=next(ids))
                 merged.warnings.extend(_warnings(entry, now_us if stored else None))
             elif refusal := _refusal(old, entry.value, now_us):
-                merged.problems.append(Problem(entry.path, refusal, entry.line))
+                merged.problems.append(entry.problem(refusal))
             else:
                 merged.cards[card_key(old)] = replace(old, valid_to_us=entry.value.valid_to_us)
     merged.problems.extend(_overlaps(merged.cards, listed))
@@ -75,10 +75,10 @@ def _warnings(entry: Located[RateCard], now_us: int | None) -> list[Problem]:
         message = (
             "begins in the past: rows rated already keep their charge, only what is rated from now on gets this price"
         )
-        warnings.append(Problem(f"{entry.path}.valid_from", message, entry.line))
+        warnings.append(entry.problem(message, "valid_from"))
     if missing := [kind for kind in KINDS if kind not in entry.value.pico_per_token]:
         message = f"has no price for {', '.join(missing)}: an event with such tokens stays unpriced (0 makes them free)"
-        warnings.append(Problem(f"{entry.path}.per_million", message, entry.line))
+        warnings.append(entry.problem(message, "per_million"))
     return warnings
 
 
@@ -116,11 +116,11 @@ def _overlaps(cards: dict[Key, RateCard], listed: Sequence[Located[RateCard]]) -
                 f"ends at {ends}, after the next price of its kind begins ({begins}): end it by then, or leave "
                 "valid_to out and it ends where the next one begins"
             )
-            problems.append(Problem(f"{entry.path}.valid_to", message, entry.line))
+            problems.append(entry.problem(message, "valid_to"))
         elif entry := places.get(card_key(following)):
             message = (
                 f"begins at {begins}, while {card_name(card)} holds to {ends}: begin then, or give that one an earlier "
                 "valid_to in this file"
             )
-            problems.append(Problem(f"{entry.path}.valid_from", message, entry.line))
+            problems.append(entry.problem(message, "valid_from"))
     return problems

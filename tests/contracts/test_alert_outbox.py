@@ -1,0 +1,154 @@
+"""The AlertOutbox contract, run on the twin in memory and on the one in the control database."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import StatementError
+
+from meterhouse.streams.alerts import MAX_ERROR_TEXT, Alert, AlertOutbox, MemoryOutbox, OutboxEntry, OutboxUnavailable
+from meterhouse.warehouse.alert_outbox import SqlAlertOutbox
+from meterhouse.warehouse.database import open_database, sqlite_url, writing
+
+
+@pytest.fixture(params=["memory", "sql"])
+def outbox(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AlertOutbox]:
+    if request.param == "memory":
+        yield MemoryOutbox()
+        return
+    engine = open_database(sqlite_url(tmp_path / "control.sqlite"))
+    yield SqlAlertOutbox(engine)
+    engine.dispose()
+
+
+def alert(id_: str = "a", created_us: int = 100, **changes: Any) -> Alert:
+    fields: dict[str, Any] = {
+        "kind": "threshold",
+        "budget_id": "acme-month",
+        "window_start_us": 0,
+        "window_end_us": 1_000,
+        "threshold": "99.5",
+        "spent": "20000000.000000000001",
+        "limit": "20000000.000000000000",
+        "payload": {"unit": "EUR", "tenants": ["acme", "ü"], "more": {"n": 1, "none": None}},
+    }
+    return Alert(**{"id": id_, "created_us": created_us, **fields, **changes})
+
+
+def ids(entries: Any) -> list[str]:
+    return [entry.alert.id for entry in entries]
+
+
+def test_an_alert_is_due_at_once_and_comes_back_whole(outbox: AlertOutbox) -> None:
+    assert outbox.add([alert()]) == 1
+    assert list(outbox.due(100, 10)) == [OutboxEntry(alert=alert(), next_attempt_us=100)]
+    assert list(outbox.due(99, 10)) == []
+
+
+def test_an_id_that_is_there_is_ignored_whatever_it_says_now(outbox: AlertOutbox) -> None:
+    outbox.add([alert()])
+    assert outbox.add([alert(spent="9", created_us=5), alert("b"), alert("b")]) == 1
+    assert list(outbox.list()) == [
+        OutboxEntry(alert=alert("b"), next_attempt_us=100),
+        OutboxEntry(alert=alert(), next_attempt_us=100),
+    ]
+
+
+def test_no_alerts_are_no_work(outbox: AlertOutbox) -> None:
+    assert (outbox.add([]), list(outbox.due(10**18, 5)), list(outbox.list())) == (0, [], [])
+
+
+def test_due_goes_by_time_then_id_up_to_the_limit(outbox: AlertOutbox) -> None:
+    outbox.add([alert("b"), alert("B"), alert("ä"), alert("c", 50), alert("z", 200)])
+    assert ids(outbox.due(150, 10)) == ["c", "B", "b", "ä"]
+    assert ids(outbox.due(150, 2)) == ["c", "B"]
+
+
+def test_a_delivered_alert_is_no_longer_due_and_stays_as_first_delivered(outbox: AlertOutbox) -> None:
+    outbox.add([alert()])
+    outbox.failed("a", "503", 110)
+    outbox.delivered("a", 120, "logged")
+    outbox.delivered("a", 130)
+    outbox.failed("a", "late", 140)
+    (entry,) = outbox.list()
+    assert entry == OutboxEntry(
+        alert=alert(), attempts=1, next_attempt_us=None, delivered_us=120, delivered_by="logged", last_error="503"
+    )
+    assert entry.state == "delivered"
+    assert list(outbox.due(10**18, 5)) == []
+
+
+def test_a_failed_alert_waits_for_its_next_attempt(outbox: AlertOutbox) -> None:
+    outbox.add([alert()])
+    outbox.failed("a", "503", 500)
+    assert list(outbox.due(499, 5)) == []
+    (entry,) = outbox.due(500, 5)
+    assert (entry.attempts, entry.next_attempt_us, entry.last_error, entry.state) == (1, 500, "503", "waiting")
+
+
+def test_a_given_up_alert_is_kept_with_its_last_error(outbox: AlertOutbox) -> None:
+    outbox.add([alert()])
+    outbox.failed("a", "503", 500)
+    outbox.failed("a", "x" * (MAX_ERROR_TEXT + 1), None)
+    assert list(outbox.due(10**18, 5)) == []
+    (entry,) = outbox.list()
+    assert (entry.attempts, entry.last_error, entry.state) == (2, "x" * MAX_ERROR_TEXT, "given_up")
+
+
+def test_an_id_that_is_not_there_is_a_key_error(outbox: AlertOutbox) -> None:
+    with pytest.raises(KeyError):
+        outbox.delivered("nobody", 1)
+    with pytest.raises(KeyError):
+        outbox.failed("nobody", "503", None)
+
+
+def test_the_list_is_half_open_newest_first_and_bounded(outbox: AlertOutbox) -> None:
+    outbox.add([alert("a", 10), alert("b", 20), alert("c", 20), alert("d", 30)])
+    assert ids(outbox.list()) == ["d", "c", "b", "a"]
+    assert ids(outbox.list(from_us=10, to_us=30)) == ["c", "b", "a"]
+    assert ids(outbox.list(from_us=20, limit=2)) == ["d", "c"]
+
+
+def test_threads_that_raise_the_same_alerts_store_each_once(outbox: AlertOutbox) -> None:
+    new: list[int] = []
+
+    def add() -> None:
+        new.extend(outbox.add([alert(str(number))]) for number in range(20))
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert (sum(new), len(outbox.list())) == (20, 20)
+
+
+def test_an_error_of_any_characters_is_kept(tmp_path: Path) -> None:
+    engine = open_database(sqlite_url(tmp_path / "control.sqlite"))
+    outbox = SqlAlertOutbox(engine)
+    outbox.add([alert()])
+    outbox.failed("a", "bad \ud800 and \x00", 500)
+    assert outbox.list()[0].last_error == "bad ? and ?"
+    engine.dispose()
+
+
+def test_alerts_that_cannot_all_be_stored_are_none_of_them(tmp_path: Path) -> None:
+    engine = open_database(sqlite_url(tmp_path / "control.sqlite"))
+    outbox = SqlAlertOutbox(engine)
+    with pytest.raises(StatementError, match="not JSON serializable"):
+        outbox.add([alert(), alert("b", payload={"not": {"json"}})])
+    assert list(outbox.list()) == []
+    engine.dispose()
+
+
+def test_a_database_without_its_table_is_unavailable(tmp_path: Path) -> None:
+    engine = open_database(sqlite_url(tmp_path / "control.sqlite"))
+    with writing(engine) as connection:
+        connection.exec_driver_sql("DROP TABLE alerts")
+    with pytest.raises(OutboxUnavailable, match="no such table"):
+        SqlAlertOutbox(engine).due(1, 1)
+    engine.dispose()

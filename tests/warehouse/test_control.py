@@ -1,0 +1,216 @@
+"""The control database: versions, snapshots, several processes, and its schema."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from meterhouse.streams.control import EMPTY
+from meterhouse.warehouse.control import ControlConflict, ControlRefused, ControlStore, ControlUnavailable
+from meterhouse.warehouse.control_tables import METADATA
+from meterhouse.warehouse.database import DatabaseTooNew, open_database, sqlite_url, writing
+from meterhouse.warehouse.migrations import HEAD
+from tests.warehouse.control_texts import NOW_US, edited, planned
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[sa.Engine]:
+    engine = open_database(sqlite_url(tmp_path / "control.sqlite"))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def store(engine: sa.Engine) -> ControlStore:
+    return ControlStore(engine)
+
+
+def test_a_new_database_holds_version_zero(store: ControlStore) -> None:
+    assert (store.version(), store.snapshot(), store.history(), store.every_card()) == (0, EMPTY, [], ())
+
+
+def test_what_is_applied_is_what_is_read(engine: sa.Engine, store: ControlStore) -> None:
+    plan = planned(edited())
+    assert store.apply(plan, NOW_US, "ada") == 1
+    assert store.snapshot() == plan.target
+    assert ControlStore(engine).snapshot() == plan.target
+
+
+def test_an_identical_file_keeps_the_version(store: ControlStore) -> None:
+    store.apply(planned(edited()), NOW_US)
+    assert store.apply(planned(edited(), store.snapshot()), NOW_US) == 1
+    assert [record.version for record in store.history()] == [1]
+
+
+def test_each_version_is_recorded_with_its_time_and_diff(store: ControlStore) -> None:
+    store.apply(planned("tenants: [{id: acme}]"), NOW_US, "ada")
+    store.apply(planned("tenants: [{id: acme, name: Acme}]", store.snapshot()), NOW_US + 1)
+    newest, first = store.history()
+    assert (first.version, first.recorded_us, first.actor) == (1, NOW_US, "ada")
+    assert (newest.version, newest.recorded_us, newest.actor) == (2, NOW_US + 1, None)
+    assert newest.changes == [
+        {
+            "action": "change",
+            "section": "tenants",
+            "name": "acme",
+            "fields": [{"field": "name", "before": "acme", "after": "Acme"}],
+        }
+    ]
+
+
+def test_a_plan_with_problems_is_refused(store: ControlStore) -> None:
+    with pytest.raises(ControlRefused, match="is not known here") as refused:
+        store.apply(planned("tenant: []"), NOW_US)
+    assert [problem.path for problem in refused.value.problems] == ["tenant"]
+    assert store.snapshot() == EMPTY
+
+
+def test_two_plans_of_one_version_cannot_both_be_applied(store: ControlStore) -> None:
+    first, second = planned("tenants: [{id: a}]"), planned("tenants: [{id: b}]")
+    store.apply(first, NOW_US)
+    with pytest.raises(ControlConflict, match="at version 1, not at 0"):
+        store.apply(second, NOW_US)
+    assert store.snapshot() == first.target
+
+
+def test_a_card_that_came_into_force_meanwhile_is_not_replaced(store: ControlStore) -> None:
+    store.apply(planned(edited()), NOW_US)
+    plan = planned(edited(("{input: 2, output: 8}", "{input: 2, output: 7}")), store.snapshot())
+    with pytest.raises(ControlConflict, match="came into force since"):
+        store.apply(plan, store.snapshot().rate_cards[2].valid_from_us)
+    assert store.version() == 1
+
+
+def test_an_end_that_passed_meanwhile_is_not_set(store: ControlStore) -> None:
+    store.apply(planned(edited()), NOW_US)
+    plan = planned(edited(("2027-01-01T00:00:00Z", "2026-11-24T00:00:00Z")), store.snapshot())
+    with pytest.raises(ControlConflict, match="reached its end since"):
+        store.apply(plan, NOW_US + 86_400_000_000)
+
+
+def test_a_replaced_card_is_kept_for_the_charges_that_name_it(store: ControlStore) -> None:
+    store.apply(planned(edited()), NOW_US)
+    before = store.snapshot()
+    store.apply(planned(edited(("{input: 2, output: 8}", "{input: 2, output: 7}")), before), NOW_US)
+    after = store.snapshot()
+    assert [card.id for card in after.rate_cards] == [1, 2, 4]
+    assert store.every_card() == (*before.rate_cards, after.rate_cards[2])
+
+
+def test_removals_moved_ends_and_orders_are_stored(store: ControlStore) -> None:
+    store.apply(planned(edited()), NOW_US)
+    text = edited(
+        ("2027-01-01T00:00:00Z", "2027-02-01T00:00:00Z"),
+        ("  - {id: acme, name: Acme, org: [group, consumer], cost_center: CC-1}\n", ""),
+        ("  - {id: no, org: [group]}\n", "  - {id: no, org: [group]}\n  - {id: acme, org: [consumer]}\n"),
+        ("limit_tokens: 100\n    limit: null", "limit: 5"),
+        (("  - {id: fast, scope: {application: assistant}, sli: duration, below_ms: 20000, target: \"0.99\", "
+         "window_days: 30}\n"), ""),
+    )  # fmt: skip
+    plan = planned(text, store.snapshot())
+    assert store.apply(plan, NOW_US) == 2
+    assert ControlStore(store._engine).snapshot() == plan.target
+
+
+def test_a_failure_in_the_middle_of_an_apply_changes_nothing(engine: sa.Engine, store: ControlStore) -> None:
+    with writing(engine) as connection:
+        connection.execute(sa.text("DROP TABLE control_versions"))
+    with pytest.raises(ControlUnavailable, match="no such table"):
+        store.apply(planned(edited()), NOW_US)
+    assert store.snapshot() == EMPTY
+
+
+def test_readers_see_the_old_version_while_a_writer_is_at_work(tmp_path: Path, store: ControlStore) -> None:
+    other = open_database(sqlite_url(tmp_path / "control.sqlite"))
+    try:
+        with writing(other) as connection:
+            connection.execute(sa.text("UPDATE control SET version = 9"))
+            assert store.version() == 0
+        assert store.version() == 9
+    finally:
+        other.dispose()
+
+
+APPLY = """
+import sys
+from meterhouse.warehouse.control import ControlConflict, ControlStore
+from meterhouse.warehouse.control_file import parse
+from meterhouse.warehouse.control_plan import plan
+from meterhouse.warehouse.database import open_database
+url, name = sys.argv[1:]
+store = ControlStore(open_database(url))
+for number in range(5):
+    while True:
+        made = plan(parse(f"tenants: [{{id: {name}-{number}}}]"), store.snapshot(), 1)
+        try:
+            store.apply(made, 1, name)
+            break
+        except ControlConflict:
+            pass
+"""
+
+
+def test_processes_that_open_and_apply_at_once_lose_nothing(tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path / "control.sqlite")
+    running = [subprocess.Popen([sys.executable, "-c", APPLY, url, name]) for name in "abc"]
+    assert [process.wait(120) for process in running] == [0, 0, 0]
+    engine = open_database(url)
+    snapshot = ControlStore(engine).snapshot()
+    history = ControlStore(engine).history()
+    engine.dispose()
+    assert snapshot.version == 15
+    assert {tenant.id for tenant in snapshot.tenants} == {f"{name}-{number}" for name in "abc" for number in range(5)}
+    assert [record.version for record in history] == list(range(15, 0, -1))
+
+
+def test_the_migrations_make_the_tables_that_the_code_uses(engine: sa.Engine) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, METADATA) == []
+        assert context.get_current_revision() == HEAD
+
+
+def test_the_migrations_are_sql_for_postgresql_too() -> None:
+    from io import StringIO
+
+    from alembic.migration import MigrationContext
+    from alembic.operations import Operations
+
+    from meterhouse.warehouse.migrations.versions import r0001_control_data_and_alerts as first
+
+    script = StringIO()
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    context = MigrationContext.configure(dialect=dialect, opts={"as_sql": True, "output_buffer": script})
+    with Operations.context(context):
+        first.upgrade()
+    assert [line for line in script.getvalue().splitlines() if line.startswith("CREATE TABLE")] == [
+        f"CREATE TABLE {name} ("
+        for name in ("control", "control_versions", "tenants", "rate_cards", "budgets", "objectives", "alerts")
+    ]
+    assert 'id TEXT COLLATE "C" NOT NULL' in script.getvalue()
+
+
+def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path / "control.sqlite")
+    engine = open_database(url)
+    with writing(engine) as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = 'r9999'"))
+    engine.dispose()
+    with pytest.raises(DatabaseTooNew, match="schema r9999"):
+        open_database(url)
+
+
+def test_a_path_with_spaces_and_signs_is_a_path(tmp_path: Path) -> None:
+    odd = tmp_path / "a b%20#?&"
+    odd.mkdir()
+    open_database(sqlite_url(odd / "control.sqlite")).dispose()
+    assert (odd / "control.sqlite").is_file()
