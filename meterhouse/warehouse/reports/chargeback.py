@@ -91,10 +91,13 @@ def chargeback(
     )
 
 
-def chargeback_query(snapshot: Snapshot, selection: Selection, groups: Sequence[Group]) -> Query:
+def chargeback_query(
+    snapshot: Snapshot, selection: Selection, groups: Sequence[Group], max_lines: int | None = MAX_LINES
+) -> Query:
     """Rows: is it the total, the groups' values, requests, billed, unpriced, tokens per kind, cost. The total is last.
 
-    With a group `kind` only the first token column of a line counts: the tokens of its kind.
+    There is at most one line more than `max_lines` (None: all). With a group `kind` only the first token column of a
+    line counts: the tokens of its kind.
     """
     by_kind = any(group.name == "kind" for group in groups)
     measures = (REQUESTS, *TOKENS, COST, *(KIND_COSTS if by_kind else ()))
@@ -116,7 +119,8 @@ def chargeback_query(snapshot: Snapshot, selection: Selection, groups: Sequence[
     total = ", ".join(["true AS is_total", *nulls, *_sums(_TOKEN_COLUMNS, "cost")])
     order = ", ".join(["is_total", *(f"{name} NULLS FIRST" for name in names)])
     # Without groups there are no lines, only the total.
-    line_block = f"(SELECT {lines} FROM {beside.sql} GROUP BY ALL LIMIT {MAX_LINES + 1}) UNION ALL " if groups else ""
+    limit = "" if max_lines is None else f" LIMIT {max_lines + 1}"
+    line_block = f"(SELECT {lines} FROM {beside.sql} GROUP BY ALL{limit}) UNION ALL " if groups else ""
     sql = (
         f"WITH facts AS MATERIALIZED (\n{source.sql}\n)\n"
         f"SELECT * FROM ({line_block}(SELECT {total} FROM facts))\nORDER BY {order}"

@@ -94,14 +94,15 @@ class Measure:
     of_charges: str
 
 
-_PICO: Final = "0.000000000001"  # DECIMAL(12,12); times DECIMAL(26,0) is DECIMAL(38,12), exact
+PICO: Final = "0.000000000001"
+"""One pico-unit as an SQL literal, DECIMAL(12,12): times DECIMAL(26,0) it is DECIMAL(38,12), exact."""
 
 REQUESTS: Final = Measure("requests", "sum(requests)", "count(*)::HUGEINT")
 TOKENS: Final = tuple(Measure(k.tokens, f"sum({k.tokens})", f"sum({k.tokens})") for k in TOKEN_KINDS)
 COST: Final = Measure(
     "cost",
     " + ".join(f"sum({kind.cost})" for kind in TOKEN_KINDS),
-    f"coalesce(sum(cost_pico), 0)::DECIMAL(26,0) * {_PICO}",
+    f"coalesce(sum(cost_pico), 0)::DECIMAL(26,0) * {PICO}",
 )
 """Cost of all kinds together; of charges as it was charged."""
 KIND_COSTS: Final = tuple(
@@ -109,7 +110,7 @@ KIND_COSTS: Final = tuple(
         kind.cost,
         f"sum({kind.cost})",
         f"coalesce(sum({kind.tokens}::HUGEINT * {kind.name}_price) FILTER (disposition = 'billed'), 0)"
-        f"::DECIMAL(26,0) * {_PICO}",
+        f"::DECIMAL(26,0) * {PICO}",
     )
     for kind in TOKEN_KINDS
 )

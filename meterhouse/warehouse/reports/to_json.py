@@ -22,6 +22,7 @@ from meterhouse.warehouse.reports.groups import datetime_of
 from meterhouse.warehouse.reports.rejects import RejectLine, Rejects
 from meterhouse.warehouse.reports.slo import BURN_RULES, ObjectiveLine, Slo
 from meterhouse.warehouse.reports.usage import Usage, UsageFigures
+from meterhouse.warehouse.verify import LawResult, Verification
 
 Json = dict[str, Any]
 
@@ -84,6 +85,15 @@ def _(report: Rejects) -> Json:
     return {
         "rejects": [_reject(line) for line in report.lines],
         "next": None if report.next is None else report.next.to_token(),
+        "as_of": as_of_json(report.as_of),
+    }
+
+
+@to_json.register
+def _(report: Verification) -> Json:
+    return {
+        "balanced": report.balanced,
+        "laws": [_law(result) for result in report.laws],
         "as_of": as_of_json(report.as_of),
     }
 
@@ -179,6 +189,18 @@ def _budget(line: BudgetLine, currency: str) -> Json:
 def _amount(state: BudgetState, amount: int) -> str:
     """Money with twelve decimals or, of a budget in tokens, a whole number: text either way."""
     return str(amount) if state.limit_pico is None else to_text(amount)
+
+
+def _law(result: LawResult) -> Json:
+    sides = {"left": result.left, "right": result.right, "difference": result.difference}
+    return {
+        "law": result.law,
+        "name": result.name,
+        **{name: money(value) if isinstance(value, Decimal) else value for name, value in sides.items()},
+        "balanced": result.balanced,
+        "offending": result.offending,
+        "rows": list(result.rows),
+    }
 
 
 def _reject(line: RejectLine) -> Json:
