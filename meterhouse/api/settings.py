@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -21,7 +21,6 @@ class Settings(BaseSettings):
     dedupe_window_hours: int = Field(35 * 24, ge=1, description="how long a resent event is recognised, by arrival")
     max_ahead_s: int = Field(3_600, ge=0, description="an event whose time is further ahead of its arrival is rejected")
     max_behind_s: int = Field(35 * 86_400, ge=0, description="an event older than this at its arrival is rejected")
-    strict_tenants: bool = Field(True, description="reject events of tenants that the control data does not name")
     commit_every_s: float = Field(1.0, gt=0, le=300)
     commit_events: int = Field(100_000, ge=1, le=2_000_000)
     poll_records: int = Field(20_000, ge=1, le=200_000)
@@ -47,3 +46,13 @@ class Settings(BaseSettings):
     @property
     def data_path(self) -> Path:
         return self.home / "lake" / "data"
+
+
+def problems_of(error: ValueError) -> str:
+    """What is wrong with the settings, each by the name of its variable."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(
+        f"METERHOUSE_{'_'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
+        for problem in error.errors()
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -16,43 +16,42 @@ NAME: Final = pa.dictionary(pa.int32(), pa.string())
 KEY: Final = pa.binary(16)
 """Dedupe key: the tuple (tenant, source, id) hashed to 128 bits (`decode.event_key`)."""
 
-EVENT_SCHEMA: Final = pa.schema(
-    [
-        pa.field("key", KEY, nullable=False),
-        # Where the bytes are: a charge leads back to its place in the log.
-        pa.field("partition", pa.int32(), nullable=False),
-        pa.field("offset", pa.int64(), nullable=False),
-        pa.field("index", pa.int32(), nullable=False),  # place in the record's array; 0 for a record of one event
-        pa.field("arrived", TIME, nullable=False),  # the record's append time
-        pa.field("type", NAME, nullable=False),
-        pa.field("time", TIME, nullable=False),
-        pa.field("tenant", NAME, nullable=False),
-        pa.field("source", NAME, nullable=False),
-        pa.field("application", NAME),  # null for a node's event, as are environment ... labels
-        pa.field("environment", NAME),
-        pa.field("model", NAME, nullable=False),
-        pa.field("provider", NAME, nullable=False),
-        pa.field("operation", NAME),
-        pa.field("region", NAME),
-        pa.field("status", NAME),
-        pa.field("http_status", pa.int16()),
-        pa.field("streamed", pa.bool_()),
-        pa.field("request_id", pa.string()),
-        pa.field("user", pa.string()),
-        pa.field("reservation_id", pa.string()),
-        pa.field("labels", pa.string()),  # a JSON object of texts, as canonical text
-        *(pa.field(kind.tokens, pa.int64(), nullable=False) for kind in TOKEN_KINDS),  # disjoint
-        pa.field("duration_us", pa.int64()),
-        pa.field("time_to_first_token_us", pa.int64()),
-        pa.field("queue_us", pa.int64()),
-        # Only a node's event has these.
-        pa.field("node", NAME),
-        pa.field("accelerator", NAME),
-        pa.field("accelerator_us", pa.int64()),
-        pa.field("prefill_us", pa.int64()),
-        pa.field("decode_us", pa.int64()),
-    ]
-)
+_FIELDS: Final[list[pa.Field[Any]]] = [
+    pa.field("key", KEY, nullable=False),
+    # Where the bytes are: a charge leads back to its place in the log.
+    pa.field("partition", pa.int32(), nullable=False),
+    pa.field("offset", pa.int64(), nullable=False),
+    pa.field("index", pa.int32(), nullable=False),  # place in the record's array; 0 for a record of one event
+    pa.field("arrived", TIME, nullable=False),  # the record's append time
+    pa.field("type", NAME, nullable=False),
+    pa.field("time", TIME, nullable=False),
+    pa.field("tenant", NAME, nullable=False),
+    pa.field("source", NAME, nullable=False),
+    pa.field("application", NAME),  # null for a node's event, as are environment ... labels
+    pa.field("environment", NAME),
+    pa.field("model", NAME, nullable=False),
+    pa.field("provider", NAME, nullable=False),
+    pa.field("operation", NAME),
+    pa.field("region", NAME),
+    pa.field("status", NAME),
+    pa.field("http_status", pa.int16()),
+    pa.field("streamed", pa.bool_()),
+    pa.field("request_id", pa.string()),
+    pa.field("user", pa.string()),
+    pa.field("reservation_id", pa.string()),
+    pa.field("labels", pa.string()),  # a JSON object of texts, as canonical text
+    *(pa.field(kind.tokens, pa.int64(), nullable=False) for kind in TOKEN_KINDS),  # disjoint
+    pa.field("duration_us", pa.int64()),
+    pa.field("time_to_first_token_us", pa.int64()),
+    pa.field("queue_us", pa.int64()),
+    # Only a node's event has these.
+    pa.field("node", NAME),
+    pa.field("accelerator", NAME),
+    pa.field("accelerator_us", pa.int64()),
+    pa.field("prefill_us", pa.int64()),
+    pa.field("decode_us", pa.int64()),
+]
+EVENT_SCHEMA: Final = pa.schema(_FIELDS)
 """Rows are in log order within a partition: by offset, then index. Partitions stand one after another."""
 
 

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, field
 from threading import Event
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import structlog
 
@@ -24,16 +24,16 @@ from meterhouse.ingest.batch import Forward
 from meterhouse.ingest.decode import Decoder
 from meterhouse.ingest.encode import single_message
 from meterhouse.ingest.event import Lateness
-from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, Consumer, EventLog, Message, Records, partition_of
+from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, Consumer, EventLog, Records
 from meterhouse.streams.budget import BudgetTotal, BudgetTotals
 from meterhouse.streams.control import Snapshot
 from meterhouse.streams.dedupe import DedupeIndex
 from meterhouse.streams.ledger import Fenced, Ledger, LedgerUnavailable, Position, Processed
 from meterhouse.streams.pipeline import merge_all, process
-from meterhouse.streams.rate_card import Rates
-from meterhouse.streams.windows import HOUR_US
+from meterhouse.streams.rate_card import compile_rates
 
 T = TypeVar("T")
+_HOUR_US: Final = 3_600 * 1_000_000
 _log = structlog.get_logger("meterhouse.meter")
 
 
@@ -109,9 +109,9 @@ class Meter:
         self._between_commits = between_commits
         self._decoder = Decoder()
         self._snapshot = snapshots()
-        self._rates = Rates(self._snapshot)
+        self._rates = compile_rates(self._snapshot)
         self._tenants = _known_tenants(self._snapshot)
-        self._totals = BudgetTotals(self._snapshot)
+        self._totals = BudgetTotals(self._snapshot, self.settings.lateness)
         self._control_checked_us = clock()
         self._positions: dict[int, Position] = {}  # processed up to, of the partitions that are ours
         self._indexes: dict[int, DedupeIndex] = {}
@@ -154,6 +154,11 @@ class Meter:
         self._start_commit()
         return bool(polled)
 
+    @property
+    def committed(self) -> int:
+        """Events committed since this meter started."""
+        return self._committed
+
     def progress(self) -> Progress:
         ends = self._log.end_offsets(USAGE_EVENTS)
         lag = sum(end - self._positions[p].next_offset for p, end in ends.items() if p in self._positions)
@@ -186,17 +191,7 @@ class Meter:
         if not totals:
             return
         partitions = self._log.partitions(BUDGET_TOTALS)
-        self._log.append(
-            BUDGET_TOTALS,
-            [
-                Message(
-                    key=total.key(),
-                    value=total.to_json(),
-                    partition=partition_of(total.budget_id.encode(), partitions),
-                )
-                for total in totals
-            ],
-        )
+        self._log.append(BUDGET_TOTALS, [total.message(partitions) for total in totals])
 
     def _follow_control(self) -> None:
         """Takes over new control data at a batch boundary: what was rated before is committed first, so that totals
@@ -210,9 +205,9 @@ class Meter:
             return
         self._commit_all()
         self._snapshot = snapshot
-        self._rates = Rates(snapshot)
+        self._rates = compile_rates(snapshot)
         self._tenants = _known_tenants(snapshot)
-        self._totals = BudgetTotals(snapshot)
+        self._totals = BudgetTotals(snapshot, self.settings.lateness)
         self._start_totals(self._positions)
         _log.info("control data taken over", version=snapshot.version)
 
@@ -233,7 +228,7 @@ class Meter:
             index = DedupeIndex(self.settings.window_hours)
             arrived_us = stored[partition].arrived_us
             if arrived_us is not None:
-                since_hour = arrived_us // HOUR_US - self.settings.window_hours
+                since_hour = arrived_us // _HOUR_US - self.settings.window_hours
                 for keys in self._ledger.accepted_keys(partition, since_hour):
                     index.insert(keys.halves, keys.arrived_hour)
             self._indexes[partition] = index
@@ -241,12 +236,22 @@ class Meter:
 
     def _start_totals(self, positions: Mapping[int, Position]) -> None:
         """Starts the totals of `positions` from the lake; call only while nothing of them is uncommitted."""
-        edges = self._totals.edges(self._clock())
+        edges = self._totals.edges(*self._arrivals(positions))
         spend = self._on_ledger(lambda: self._ledger.spend(edges))
         started: list[BudgetTotal] = []
         for partition, position in positions.items():
             started += self._totals.start(partition, spend, edges, position.next_offset)
         self._publish(started)
+
+    def _arrivals(self, positions: Mapping[int, Position]) -> tuple[int, int]:
+        """The earliest arrival still to be read and the latest one read: now, where the meter keeps up."""
+        now_us = self._clock()
+        oldest, newest = now_us, now_us
+        for partition, position in positions.items():
+            newest = max(newest, position.arrived_us or newest)
+            if unread := self._log.read(USAGE_EVENTS, partition, position.next_offset, 1):
+                oldest = min(oldest, unread.appended_us[0])
+        return oldest, newest
 
     def _revoked(self, partitions: frozenset[int]) -> None:
         self._commit_all()
@@ -313,7 +318,7 @@ class Meter:
         """Another meter moved a partition: all that is buffered is dropped and read again from the stored positions."""
         _log.warning("commit fenced", partition=fenced.partition, expected=fenced.expected, stored=fenced.stored)
         self._buffer = _Buffer()
-        self._totals = BudgetTotals(self._snapshot)
+        self._totals = BudgetTotals(self._snapshot, self.settings.lateness)
         for partition, offset in self._assigned(frozenset(self._positions)).items():
             self._consumer.seek(partition, offset)
 

@@ -1,0 +1,150 @@
+"""What the commands share: settings, output, errors and exit codes. Messages go to stderr, data to stdout."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Annotated, Any, Final, NoReturn
+
+import structlog
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from meterhouse.api import tables
+from meterhouse.api.clock import BadTime, parse_time
+from meterhouse.api.figures import Span
+from meterhouse.api.settings import Settings
+from meterhouse.ingest.log import LogError
+from meterhouse.streams.alerts import OutboxUnavailable
+from meterhouse.streams.budget_worker import BudgetWorkerStopped
+from meterhouse.streams.meter import MeterStopped
+from meterhouse.warehouse.control import ControlConflict, ControlUnavailable
+from meterhouse.warehouse.database import DatabaseTooNew
+from meterhouse.warehouse.lake import LakeError
+from meterhouse.warehouse.reports.errors import BooksError, ReportError
+
+FAILED: Final = 1
+WRONG_USE: Final = 2
+
+_FAILURES: Final = (
+    LogError, LakeError, MeterStopped, BudgetWorkerStopped, OutboxUnavailable, ControlConflict, ControlUnavailable,
+    DatabaseTooNew, BooksError,
+)  # fmt: skip
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class Format(StrEnum):
+    """How a report is printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+FromOption = Annotated[
+    str | None, typer.Option("--from", metavar="TIME", help="Start, included: RFC 3339, or a date (UTC).")
+]
+ToOption = Annotated[str | None, typer.Option("--to", metavar="TIME", help="End, excluded: RFC 3339, or a date (UTC).")]
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print it.")]
+
+
+def settings_of(ctx: typer.Context) -> Settings:
+    settings = ctx.obj
+    assert isinstance(settings, Settings)
+    return settings
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """Turns errors that a person can mend into one clear message and an exit code."""
+    try:
+        yield
+    except (ReportError, BadTime) as wrong:
+        fail(str(wrong), WRONG_USE)
+    except _FAILURES as failed:
+        fail(str(failed), FAILED)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    err.print(f"meterhouse: {message}", markup=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def time_of(text: str | None, option: str) -> int | None:
+    try:
+        return None if text is None else parse_time(text)
+    except BadTime as wrong:
+        raise typer.BadParameter(str(wrong), param_hint=option) from None
+
+
+def span_of(from_: str | None, to: str | None) -> Span:
+    return Span(time_of(from_, "--from"), time_of(to, "--to"))
+
+
+def names_of(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
+
+
+def emit(form: Format, report: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> bool:
+    """Prints a report as JSON (the whole) or CSV (its items); False: a table was asked for."""
+    if form is Format.json:
+        typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
+    elif form is Format.csv:
+        sys.stdout.write(tables.to_csv(items))
+    return form is not Format.table
+
+
+def progress_bar() -> Progress:
+    """A bar on stderr, only where a person looks at it."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}", style="dim"),
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set, so that work ends between two steps; a second signal ends at once."""
+    stop = threading.Event()
+
+    def ask(number: int, _: object) -> None:
+        if stop.is_set():
+            raise SystemExit(128 + number)
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def configure_logging() -> None:
+    """Structured lines on stderr: for people at a terminal, else JSON. No payloads are ever logged."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

@@ -1,0 +1,259 @@
+"""The report commands: each prints a table, JSON or CSV."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from meterhouse.api import tables
+from meterhouse.api.cli_common import (
+    FAILED,
+    Format,
+    FormatOption,
+    FromOption,
+    ToOption,
+    emit,
+    err,
+    errors,
+    names_of,
+    out,
+    settings_of,
+    span_of,
+)
+from meterhouse.api.figures import Json, Reports, Span
+from meterhouse.api.wiring import House
+from meterhouse.warehouse.reports.rejects import RejectFilter
+
+
+class Bucket(StrEnum):
+    minute = "minute"
+    hour = "hour"
+    day = "day"
+
+
+_PAYLOAD_SHOWN = 60
+"""Characters of a payload in a table; JSON has all of it."""
+
+GroupByOption = Annotated[
+    str,
+    typer.Option(
+        "--group-by",
+        metavar="A,B",
+        help="tenant, org_unit, cost_center, application, environment, model, provider, operation, kind, day, hour, "
+        "month.",
+    ),
+]
+LimitOption = Annotated[int, typer.Option(min=1, max=1_000, help="At most so many.")]
+
+
+def chargeback(
+    ctx: typer.Context,
+    from_: FromOption = None,
+    to: ToOption = None,
+    group_by: GroupByOption = "tenant,model",
+    form: FormatOption = Format.table,
+) -> None:
+    """What was billed, per group, exactly. Without a range: the current month (UTC)."""
+    span = span_of(from_, to)
+    with errors(), House(settings_of(ctx)) as house:
+        report = Reports(house).chargeback(span, names_of(group_by), {})
+    if not emit(form, report, report["lines"]):
+        show_chargeback(report)
+
+
+def show_chargeback(report: Json) -> None:
+    title = f"Chargeback, {report['currency']}, {_range(report)}"
+    out.print(tables.table(title, report["lines"], total=report["total"]))
+    _note(report)
+
+
+def usage(
+    ctx: typer.Context,
+    from_: FromOption = None,
+    to: ToOption = None,
+    group_by: GroupByOption = "",
+    every: Annotated[Bucket, typer.Option(help="Width of a bucket.")] = Bucket.day,
+    form: FormatOption = Format.table,
+) -> None:
+    """Requests by status and tokens of every request, in buckets of time. Without a range: the current month (UTC)."""
+    span = span_of(from_, to)
+    with errors(), House(settings_of(ctx)) as house:
+        report = Reports(house).usage(span, every.value, names_of(group_by), {})
+    if not emit(form, report, report["lines"]):
+        out.print(
+            tables.table(f"Usage per {report['every']}, {_range(report)}", report["lines"], total=report["total"])
+        )
+        _note(report)
+
+
+def slo(ctx: typer.Context, from_: FromOption = None, to: ToOption = None, form: FormatOption = Format.table) -> None:
+    """Objectives: compliance, error budget left, burn rates, percentiles. Without a range: each objective's own
+    window, ending now."""
+    span = span_of(from_, to)
+    with errors(), House(settings_of(ctx)) as house:
+        report = Reports(house).slo(span)
+    if not emit(form, report, report["objectives"]):
+        show_slo(report)
+
+
+def show_slo(report: Json) -> None:
+    rows = [
+        {
+            "objective": line["id"],
+            "measure": line["sli"] if line["below_ms"] is None else f"{line['sli']} < {line['below_ms']:,} ms",
+            "target": tables.percent(float(line["target"])),
+            "good": line["good"],
+            "total": line["total"],
+            "compliance": tables.percent(line["compliance"]),
+            "budget left": tables.percent(line["error_budget_left"]),
+            "state": line["state"],
+            "burn 1h": line["burn_rates"].get("1h"),
+            "burn 1d": line["burn_rates"].get("1d"),
+            **{f"{name} ms": value for name, value in line["duration_ms"].items()},
+            "ttft p95 ms": line["time_to_first_token_ms"]["p95"],
+        }
+        for line in report["objectives"]
+    ]
+    out.print(tables.table("Service level objectives", rows))
+    _note(report)
+
+
+def budgets(
+    ctx: typer.Context, from_: FromOption = None, to: ToOption = None, form: FormatOption = Format.table
+) -> None:
+    """Budgets: limit, spent, remaining, state, forecast. Without a range: each budget's current window."""
+    span = span_of(from_, to)
+    with errors(), House(settings_of(ctx)) as house:
+        report = Reports(house).budgets(span)
+    if not emit(form, report, report["budgets"]):
+        show_budgets(report)
+
+
+def show_budgets(report: Json) -> None:
+    rows = [
+        {
+            "budget": line["id"],
+            "window": f"{line['window']['start']} ‥ {line['window']['end']}".replace(":00Z", "Z"),
+            **{name: line[name] for name in ("unit", "limit", "spent", "remaining", "state")},
+            "crossed %": " ".join(line["thresholds_crossed"]) or None,
+            "forecast": line["forecast"],
+            "then": line["on_exceeded"],
+        }
+        for line in report["budgets"]
+    ]
+    out.print(tables.table("Budgets", rows))
+    _note(report)
+
+
+def alerts(
+    ctx: typer.Context,
+    from_: FromOption = None,
+    to: ToOption = None,
+    limit: LimitOption = 100,
+    form: FormatOption = Format.table,
+) -> None:
+    """Alerts, the newest first, each with the story of its delivery."""
+    span = span_of(from_, to)
+    with errors(), House(settings_of(ctx)) as house:
+        report = Reports(house).alerts(span, limit)
+    if not emit(form, report, report["alerts"]):
+        show_alerts(report)
+
+
+def show_alerts(report: Json) -> None:
+    rows = [
+        {
+            "created": line["created"],
+            "budget": line["budget"],
+            "reached": f"{line['threshold']} %",
+            "spent": line["spent"],
+            "limit": line["limit"],
+            "window from": line["window"]["start"],
+            "delivery": line["state"],
+        }
+        for line in report["alerts"]
+    ]
+    out.print(tables.table("Alerts", rows) if rows else "No alerts.")
+
+
+def rejects(
+    ctx: typer.Context,
+    from_: FromOption = None,
+    to: ToOption = None,
+    reason: Annotated[list[str] | None, typer.Option(help="Only this reason; may be given again.")] = None,
+    limit: LimitOption = 100,
+    form: FormatOption = Format.table,
+) -> None:
+    """Events that were not taken, with reason and bytes; the newest arrival first. The range is of arrival."""
+    span = span_of(from_, to)
+    with errors(), House(settings_of(ctx)) as house:
+        matching = RejectFilter(span.from_us, span.to_us, tuple(reason or ()))
+        report = Reports(house).rejects(matching, None, limit)
+    if not emit(form, report, report["rejects"]):
+        rows = [
+            {
+                "arrived": line["arrived"],
+                "place": f"{line['partition']}/{line['offset']}/{line['index']}",
+                "tenant": line["tenant"],
+                "reason": line["reason"],
+                "detail": line["detail"],
+                "payload": line["payload"][:_PAYLOAD_SHOWN] + ("…" if len(line["payload"]) > _PAYLOAD_SHOWN else ""),
+            }
+            for line in report["rejects"]
+        ]
+        out.print(tables.table("Rejects (partition/offset/index)", rows) if rows else "No rejects.")
+
+
+def verify(
+    ctx: typer.Context, from_: FromOption = None, to: ToOption = None, form: FormatOption = Format.table
+) -> None:
+    """Checks that the books balance: each law with its left side, right side and difference. Leaves with 1 and names
+    the rows when one does not hold."""
+    span = span_of(from_, to)
+    if span != Span():
+        err.print("note: verify always checks the whole lake; --from and --to change nothing")
+    with errors(), House(settings_of(ctx)) as house:
+        report = Reports(house).verify()
+    if not emit(form, report, report["laws"]):
+        show_laws(report)
+    if not report["balanced"]:
+        raise typer.Exit(FAILED)
+
+
+def show_laws(report: Json) -> None:
+    laws = report["laws"]
+    shown = [
+        {
+            "law": law["law"],
+            "what": law["name"],
+            "left": law["left"],
+            "right": law["right"],
+            "difference": law["difference"],
+            "": "balanced" if law["balanced"] else "differs",
+        }
+        for law in laws
+    ]
+    out.print(tables.table("Laws", shown))
+    for law in laws:
+        for row in law["rows"]:
+            out.print(f"  law {law['law']}, {law['name']}: {row}", markup=False, soft_wrap=True)
+    _note(report)
+
+
+def _range(report: Json) -> str:
+    return f"{report['from']} ‥ {report['to']}"
+
+
+def _note(report: Json) -> None:
+    as_of = report["as_of"]
+    lag = "unknown" if as_of["lag_seconds"] is None else f"{as_of['lag_seconds']:.1f} s"
+    out.print(
+        f"as of snapshot {as_of['snapshot']}, events that arrived before {as_of['watermark']}, lag {lag}", style="dim"
+    )
+
+
+def add_to(app: typer.Typer) -> None:
+    for command in (chargeback, usage, slo, budgets, alerts, rejects, verify):
+        app.command(rich_help_panel="Reports")(command)

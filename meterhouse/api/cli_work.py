@@ -1,0 +1,146 @@
+"""The commands that change or run a house: apply, work, serve."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from meterhouse.api.cli_common import (
+    FAILED,
+    WRONG_USE,
+    err,
+    errors,
+    fail,
+    out,
+    progress_bar,
+    settings_of,
+    stopped_by_signals,
+)
+from meterhouse.api.clock import now_us
+from meterhouse.api.settings import Settings
+from meterhouse.api.wiring import House
+from meterhouse.api.workers import Workers
+from meterhouse.streams.meter import Progress
+from meterhouse.warehouse.control_file import parse
+from meterhouse.warehouse.control_plan import Plan, plan
+
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+def apply(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="Control data, YAML.")],
+) -> None:
+    """Control data from a file: tenants, rate cards, budgets, objectives. Shows what changes; applied twice it changes
+    nothing. A price already in force is never edited: add one with a later valid_from."""
+    with errors(), House(settings_of(ctx)) as house:
+        apply_file(house, file)
+
+
+def apply_file(house: House, file: Path) -> None:
+    made = plan(parse(file.read_bytes()), house.control.snapshot(), now_us())
+    for warning in made.warnings:
+        err.print(f"note: {warning}", markup=False, soft_wrap=True)
+    if made.problems:
+        problems = "\n".join(f"  {problem}" for problem in made.problems)
+        fail(f"{file} is refused and nothing was changed:\n{problems}", WRONG_USE)
+    version = house.control.apply(made, now_us())
+    _show_changes(made, version)
+
+
+def _show_changes(made: Plan, version: int) -> None:
+    for change in made.changes:
+        out.print(str(change), markup=False, soft_wrap=True)
+    if made.changes:
+        out.print(f"applied: control data is at version {version}")
+    else:
+        out.print(f"nothing to change: control data is at version {version}")
+
+
+def work(
+    ctx: typer.Context,
+    until_idle: Annotated[
+        bool, typer.Option("--until-idle", help="Return when all that the log holds is committed.")
+    ] = False,
+) -> None:
+    """Runs meter, budget worker and alert sender: from the log to the lake, until Ctrl-C or until idle."""
+    with errors(), stopped_by_signals() as stop, House(settings_of(ctx), writer=True) as house:
+        done = run_workers(house, stop, until_idle=until_idle)
+    err.print(f"committed {done:,} events")
+
+
+def run_workers(house: House, stop: threading.Event, *, until_idle: bool) -> int:
+    """Runs the workers under a progress bar; returns how many events were committed."""
+    with Workers(house) as workers, progress_bar() as bar:
+        task = bar.add_task("metering", total=None, note="")
+
+        def show(progress: Progress) -> None:
+            note = f"{progress.lag_records:,} records to go" if progress.lag_records else "up to date"
+            bar.update(task, completed=progress.committed, total=progress.processed or None, note=note)
+
+        seen = show if err.is_terminal else None
+        if until_idle:
+            workers.run_until_idle(stop, seen)
+        else:
+            workers.run(stop, seen)
+        return workers.meter.committed
+
+
+def serve(
+    ctx: typer.Context,
+    host: Annotated[str | None, typer.Option(help="Address to bind; loopback only. [127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port; 0: any free one. [8080]")] = None,
+) -> None:
+    """Serves the HTTP API (documentation at /docs), with the workers beside it, until Ctrl-C."""
+    settings = settings_of(ctx)
+    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    settings = settings.model_copy(update=given)
+    if settings.host not in LOOPBACK:
+        fail(f"serve binds loopback only until there is authentication: {settings.host} is not", WRONG_USE)
+    with errors(), House(settings, writer=True) as house:
+        serve_house(house, settings)
+
+
+def serve_house(house: House, settings: Settings) -> None:
+    """Serves until a signal; workers that fail take the server down with them, loudly."""
+    # Here, since a second of imports is felt at every other command.
+    import uvicorn
+
+    from meterhouse.api.app import create_app
+
+    with ExitStack() as parts:
+        stop = parts.enter_context(stopped_by_signals())
+        workers = parts.enter_context(Workers(house))
+        pool = parts.enter_context(ThreadPoolExecutor(1, thread_name_prefix="workers"))
+        working = pool.submit(workers.run, stop)
+        parts.callback(stop.set)  # before the pool waits for them
+        app = create_app(house, workers_alive=lambda: not working.done())
+        config = uvicorn.Config(app, host=settings.host, port=settings.port, log_level="warning", lifespan="off")
+        server = uvicorn.Server(config)
+        working.add_done_callback(lambda _: setattr(server, "should_exit", True))
+        bound = listen(settings)
+        port = bound.getsockname()[1]
+        err.print(f"serving http://{settings.host}:{port} (documentation at /docs); Ctrl-C stops", soft_wrap=True)
+        server.run([bound])
+        stop.set()
+        working.result()
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The socket to serve on, so that a port that is taken is said plainly."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family)
+    except OSError as taken:
+        fail(f"cannot bind {settings.host}:{settings.port} ({taken.strerror}): try --port 0 for any free port", FAILED)
+
+
+def add_to(app: typer.Typer) -> None:
+    for command in (apply, work, serve):
+        app.command(rich_help_panel="Run")(command)

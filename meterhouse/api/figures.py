@@ -1,0 +1,143 @@
+"""The reports of a house as the contract's JSON: one way for the command line and the HTTP API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from meterhouse.api.clock import now_us
+from meterhouse.api.wiring import House
+from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, EventLog
+from meterhouse.streams.alerts import OutboxEntry
+from meterhouse.streams.budget import BudgetTotal
+from meterhouse.warehouse.reports.as_of import Freshness
+from meterhouse.warehouse.reports.budgets import budgets
+from meterhouse.warehouse.reports.chargeback import chargeback, default_range
+from meterhouse.warehouse.reports.groups import Selection
+from meterhouse.warehouse.reports.query import Query
+from meterhouse.warehouse.reports.rejects import Place, RejectFilter, rejects
+from meterhouse.warehouse.reports.slo import slo
+from meterhouse.warehouse.reports.to_json import rfc3339, to_json
+from meterhouse.warehouse.reports.usage import Every, usage
+from meterhouse.warehouse.verify import verify
+
+Json = dict[str, Any]
+
+_READ_RECORDS = 10_000  # 2 MB of totals at a time
+_NEXT_OFFSETS = Query('SELECT "partition", next_offset FROM positions')
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The range that was asked for, microseconds; None: not given."""
+
+    from_us: int | None = None
+    to_us: int | None = None
+
+    def or_month(self, now: int) -> tuple[int, int]:
+        """Open ends are those of the current month in UTC."""
+        start, end = default_range(now)
+        return (
+            start if self.from_us is None else self.from_us,
+            end if self.to_us is None else self.to_us,
+        )
+
+    def or_none(self, now: int) -> tuple[int, int] | None:
+        """None when neither end was given; an open end is the month's."""
+        return None if self.from_us is None and self.to_us is None else self.or_month(now)
+
+
+class Reports:
+    """Every figure that leaves the house comes from here. May be shared between threads."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+
+    def chargeback(self, span: Span, group_by: Sequence[str], filters: Mapping[str, Sequence[str]]) -> Json:
+        house, fresh = self._house, self.freshness()
+        selection = Selection(*span.or_month(fresh.read_at_us), filters)
+        return to_json(chargeback(house.lake, house.control.snapshot(), selection, group_by, fresh))
+
+    def usage(self, span: Span, every: Every, group_by: Sequence[str], filters: Mapping[str, Sequence[str]]) -> Json:
+        house, fresh = self._house, self.freshness()
+        selection = Selection(*span.or_month(fresh.read_at_us), filters)
+        return to_json(usage(house.lake, house.control.snapshot(), selection, group_by, every, fresh))
+
+    def slo(self, span: Span) -> Json:
+        house, fresh = self._house, self.freshness()
+        between = span.or_none(fresh.read_at_us)
+        at_us = between[1] if between else fresh.read_at_us
+        return to_json(slo(house.lake, house.control.snapshot(), at_us, between, fresh))
+
+    def budgets(self, span: Span) -> Json:
+        house, fresh = self._house, self.freshness()
+        between = span.or_none(fresh.read_at_us)
+        return to_json(budgets(house.lake, house.control.snapshot(), fresh.read_at_us, between, fresh))
+
+    def rejects(self, matching: RejectFilter, after: str | None, limit: int) -> Json:
+        place = None if after is None else Place.from_token(after)
+        return to_json(rejects(self._house.lake, matching, place, limit, self.freshness()))
+
+    def verify(self) -> Json:
+        """Every law over the whole lake, budget totals of the compacted topic included."""
+        house = self._house
+        snapshot = replace(house.control.snapshot(), rate_cards=house.control.every_card())
+        totals = newest_totals(house.log)
+        window_hours = house.settings.dedupe_window_hours
+        return to_json(verify(house.lake, snapshot, totals, window_hours, self.freshness()))
+
+    def alerts(self, span: Span, limit: int) -> Json:
+        entries = self._house.outbox.list(from_us=span.from_us, to_us=span.to_us, limit=limit)
+        return {"alerts": [alert_json(entry) for entry in entries]}
+
+    def lag_records(self) -> int:
+        """Records of the log that the lake does not hold yet."""
+        ends = self._house.log.end_offsets(USAGE_EVENTS)
+        committed = self._committed()
+        return sum(max(0, end - committed.get(partition, 0)) for partition, end in ends.items())
+
+    def _committed(self) -> dict[int, int]:
+        with self._house.lake.read() as cursor:
+            return dict(_NEXT_OFFSETS.rows(cursor))
+
+    def freshness(self) -> Freshness:
+        """What the log knows of what the lake does not hold yet."""
+        read_at_us, log = now_us(), self._house.log
+        ends = log.end_offsets(USAGE_EVENTS)
+        committed = self._committed()
+        waiting: dict[int, int] = {}
+        for partition, end in ends.items():
+            if (offset := committed.get(partition, 0)) < end:
+                first = log.read(USAGE_EVENTS, partition, offset, 1)
+                waiting |= {partition: first.appended_us[0]} if len(first) else {}
+        return Freshness(read_at_us, ends, waiting)
+
+
+def newest_totals(log: EventLog) -> list[BudgetTotal]:
+    """What the compacted topic of budget totals says now: the newest total per budget, window and partition."""
+    newest: dict[bytes, bytes | None] = {}
+    for partition, begin in log.begin_offsets(BUDGET_TOTALS).items():
+        offset = begin
+        while len(records := log.read(BUDGET_TOTALS, partition, offset, _READ_RECORDS)):
+            newest.update((key or b"", value) for key, value in zip(records.keys, records.values, strict=True))
+            offset = records.next_offset
+    return [BudgetTotal.from_json(value) for value in newest.values() if value is not None]
+
+
+def alert_json(entry: OutboxEntry) -> Json:
+    alert = entry.alert
+    return {
+        "id": alert.id,
+        "kind": alert.kind,
+        "budget": alert.budget_id,
+        "window": {"start": rfc3339(alert.window_start_us), "end": rfc3339(alert.window_end_us)},
+        "threshold": alert.threshold,
+        "spent": alert.spent,
+        "limit": alert.limit,
+        "created": rfc3339(alert.created_us),
+        "state": entry.state,
+        "attempts": entry.attempts,
+        "delivered": None if entry.delivered_us is None else rfc3339(entry.delivered_us),
+        "last_error": entry.last_error,
+    }

@@ -1,0 +1,38 @@
+"""Housekeeping of an embedded home, in the meter's process between commits: the lake's maintenance, the log's
+retention. A SQLite catalogue has one writer, so it can be nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from meterhouse.ingest.log import USAGE_EVENTS
+from meterhouse.ingest.sqlite_log import SqliteLog
+from meterhouse.streams.ledger import Ledger
+from meterhouse.warehouse.lake import Lake
+from meterhouse.warehouse.maintenance import maintain
+
+_log = structlog.get_logger("meterhouse.housekeeping")
+
+
+class Housekeeping:
+    """Does its round every `every_s` seconds of commits; a round that is not due costs a look at the clock."""
+
+    def __init__(self, *, every_s: float, lake: Lake, ledger: Ledger, log: SqliteLog, clock: Callable[[], int]) -> None:
+        self._every_us = int(every_s * 1e6)
+        self._lake, self._ledger, self._log, self._clock = lake, ledger, log, clock
+        self._last_us = clock()
+
+    def between_commits(self) -> None:
+        """Called on the ledger's thread while no transaction is open."""
+        now_us = self._clock()
+        if now_us - self._last_us >= self._every_us:
+            self._last_us = now_us
+            self.round(now_us)
+
+    def round(self, now_us: int) -> None:
+        report = maintain(self._lake, now_us)
+        keep_from = {(USAGE_EVENTS, p): position.next_offset for p, position in self._ledger.positions().items()}
+        removed = self._log.enforce_retention(now_us, keep_from)
+        _log.info("housekeeping done", report=str(report), log_records_removed=removed)

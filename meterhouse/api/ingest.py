@@ -1,0 +1,50 @@
+"""Ingest over HTTP: a body becomes records of the event log."""
+
+from __future__ import annotations
+
+from meterhouse.api.clock import now_us
+from meterhouse.api.problems import Problem
+from meterhouse.api.wiring import House
+from meterhouse.ingest.encode import Encoded, batches, single_message
+from meterhouse.ingest.log import USAGE_EVENTS, LogFull, LogUnavailable, Message
+from meterhouse.ingest.split import Unparsable, split
+from meterhouse.ingest.validate import Rules, check
+
+
+class Ingest:
+    """Takes a body's events into the log, the malformed ones too: the meter rejects them, with their bytes kept."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+
+    def take(self, body: bytes) -> None:
+        """Returns once the log has every event durably.
+
+        Raises Problem: `malformed-body`, `malformed-event` (a single event; of an array each element stands for
+        itself), `log-full`, `unavailable`.
+        """
+        try:
+            events = split(body)
+        except Unparsable as wrong:
+            self._append([single_message(None, body)] if body else [])
+            raise Problem("malformed-body", f"{wrong} It is kept among the rejects.") from None
+        self._append([batch.message() for batch in batches(Encoded(tenant, payload) for tenant, payload in events)])
+        if len(events) == 1 and not body.lstrip().startswith(b"["):
+            self._check(events[0][1])
+
+    def _check(self, payload: bytes) -> None:
+        snapshot = self._house.control.snapshot()
+        tenants = {tenant.id for tenant in snapshot.tenants} if snapshot.strict_tenants else None
+        if refusal := check(payload, Rules(now_us(), tenants, self._house.lateness)):
+            raise Problem(
+                "malformed-event", f"{refusal.detail} It is kept among the rejects.", reason=refusal.reason.value
+            )
+
+    def _append(self, messages: list[Message]) -> None:
+        try:
+            if messages:
+                self._house.log.append(USAGE_EVENTS, messages)
+        except LogFull as full:
+            raise Problem("log-full", str(full)) from None
+        except LogUnavailable as trouble:
+            raise Problem("unavailable", f"{trouble}. Send it again.", headers={"Retry-After": "1"}) from None

@@ -1,0 +1,108 @@
+"""Errors of the HTTP API as RFC 9457 problem documents: a stable `type`, and a `detail` that says what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+MEDIA_TYPE: Final = "application/problem+json"
+TYPES: Final[Mapping[str, tuple[int, str]]] = {
+    "malformed-event": (400, "The event is malformed"),
+    "malformed-body": (400, "The body does not parse"),
+    "invalid-parameter": (400, "A parameter is invalid"),
+    "not-found": (404, "There is nothing here"),
+    "method-not-allowed": (405, "The method is not allowed here"),
+    "too-large": (413, "The body is too large"),
+    "unsupported-media-type": (415, "The content type is not supported"),
+    "internal-error": (500, "Something failed on our side"),
+    "unavailable": (503, "Not able to do this now"),
+    "log-full": (507, "The event log is full"),
+}
+"""Every problem there is: its name (type `/problems/<name>`), status and title."""
+
+_log = structlog.get_logger("meterhouse.api")
+
+
+class Problem(Exception):
+    """Raise to answer with a problem document. Further `members` stand beside the standard ones."""
+
+    def __init__(self, name: str, detail: str, *, headers: Mapping[str, str] | None = None, **members: Any) -> None:
+        super().__init__(detail)
+        self.name, self.detail, self.members = name, detail, members
+        self.headers = dict(headers or {})
+        self.status, self.title = TYPES[name]
+
+
+def document(problem: Problem, instance: str) -> Response:
+    body = {
+        "type": f"/problems/{problem.name}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "instance": instance,
+        **problem.members,
+    }
+    return Response(json.dumps(body), problem.status, problem.headers, MEDIA_TYPE)
+
+
+def responses(*names: str) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI `responses` of a route that may answer with these problems."""
+    return {
+        TYPES[name][0]: {
+            "description": TYPES[name][1],
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for name in names
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Makes every error of `app` a problem document."""
+
+    @app.exception_handler(Problem)
+    async def _problem(request: Request, problem: Problem) -> Response:
+        return document(problem, request.url.path)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> Response:
+        return document(_from_validation(error.errors()), request.url.path)
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        return document(_from_status(error), request.url.path)
+
+    @app.exception_handler(Exception)
+    async def _unexpected(request: Request, error: Exception) -> Response:
+        _log.error("request failed", path=request.url.path, method=request.method, error=type(error).__name__)
+        return document(
+            Problem(
+                "internal-error", "The request was not at fault. Try again; if it stays, look in the server's log."
+            ),
+            request.url.path,
+        )
+
+
+def _from_validation(errors: Sequence[Mapping[str, Any]]) -> Problem:
+    found = [{"parameter": ".".join(str(part) for part in e["loc"][1:]), "reason": e["msg"]} for e in errors]
+    said = "; ".join(f"{item['parameter']}: {item['reason']}" for item in found)
+    return Problem("invalid-parameter", f"{said}. See /docs for what each parameter takes.", errors=found)
+
+
+def _from_status(error: HTTPException) -> Problem:
+    headers = error.headers or {}
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return Problem("not-found", "No such resource. The paths are listed at /docs.", headers=headers)
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = headers.get("Allow", "another method")
+        return Problem("method-not-allowed", f"Use {allowed} on this path.", headers=headers)
+    if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return Problem("malformed-body", str(error.detail), headers=headers)
+    return Problem("unavailable", str(error.detail), headers=headers)

@@ -1,0 +1,61 @@
+"""Ingest over HTTP: CloudEvents into the event log."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from meterhouse.api.dependencies import HouseOf, IngestOf
+from meterhouse.api.problems import Problem, responses
+from meterhouse.ingest import log as event_log
+
+router = APIRouter(tags=["ingest"])
+
+MEDIA_TYPES: Final = (event_log.STRUCTURED, event_log.BATCH, "application/json")
+_BODY: Final = {
+    "requestBody": {
+        "required": True,
+        "description": "One CloudEvent 1.0 of type `meterhouse.request.v1` or `meterhouse.inference.v1`, or an array.",
+        "content": {media_type: {"schema": {"type": ["object", "array"]}} for media_type in MEDIA_TYPES},
+    }
+}
+
+
+@router.post(
+    "/v1/events",
+    status_code=204,
+    summary="Publish events",
+    openapi_extra=_BODY,
+    responses=responses(
+        "malformed-event", "malformed-body", "too-large", "unsupported-media-type", "unavailable", "log-full"
+    ),
+)
+async def publish(request: Request, house: HouseOf, ingest: IngestOf) -> Response:
+    """Takes one event or an array of them and answers 204 once the log has them durably.
+
+    A body that does not parse, or a single event that is malformed, is answered with 400; its bytes are kept among the
+    rejects all the same. In an array a malformed event rejects itself alone: see `/v1/rejects`. Sending the same event
+    (tenant, source, id) again is safe: it is billed once.
+    """
+    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if media_type not in MEDIA_TYPES:
+        raise Problem(
+            "unsupported-media-type", f"Send {', '.join(MEDIA_TYPES)}; this body says {media_type or 'nothing'}."
+        )
+    body = await read_body(request, house.settings.max_body_bytes)
+    await run_in_threadpool(ingest.take, body)
+    return Response(status_code=204)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body, read no further than `limit` bytes."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise Problem("too-large", f"A body may have {limit:,} bytes. Send the events in several batches.")
+        chunks.append(chunk)
+    return b"".join(chunks)

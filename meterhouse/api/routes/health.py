@@ -1,0 +1,38 @@
+"""Is the process alive, and is it ready to serve?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from meterhouse.api import schemas
+from meterhouse.api.dependencies import HouseOf, ReportsOf
+from meterhouse.ingest.log import USAGE_EVENTS, LogError
+from meterhouse.warehouse.control import ControlUnavailable
+from meterhouse.warehouse.lake import LakeError
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", response_model=schemas.Health, summary="Alive")
+def alive() -> dict[str, Any]:
+    """200 while the process can answer at all."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", response_model=schemas.Health, summary="Ready", responses={503: {"model": schemas.Health}})
+def ready(request: Request, response: Response, house: HouseOf, reports: ReportsOf) -> dict[str, Any]:
+    """200 when log, control data and lake can be read and the workers run; else 503, and which one fails."""
+    checks: dict[str, Any] = {}
+    try:
+        checks["log"] = sum(house.log.end_offsets(USAGE_EVENTS).values())
+        checks["control_version"] = house.control.version()
+        checks["lake_lag_records"] = reports.lag_records()
+    except (LogError, ControlUnavailable, LakeError) as trouble:
+        checks["trouble"] = str(trouble)
+    workers = request.app.state.workers_alive
+    checks["workers"] = workers()
+    unready = "trouble" in checks or not checks["workers"]
+    response.status_code = 503 if unready else 200
+    return {"status": "unready" if unready else "ok", "checks": checks}

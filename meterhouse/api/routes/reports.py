@@ -1,0 +1,73 @@
+"""Reports over HTTP: the shapes of `schemas`, each of one snapshot of the lake."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+
+from meterhouse.api import schemas
+from meterhouse.api.dependencies import FiltersOf, ReportsOf, SpanOf, names
+from meterhouse.api.problems import responses
+from meterhouse.ingest.batch import Reason
+from meterhouse.warehouse.reports.rejects import RejectFilter
+from meterhouse.warehouse.reports.usage import Every
+
+router = APIRouter(prefix="/v1", tags=["reports"], responses=responses("invalid-parameter", "unavailable"))
+
+GroupBy = Annotated[
+    str | None,
+    Query(
+        description="comma-separated: tenant, org_unit, cost_center, application, environment, model, provider, "
+        "operation, kind, day, hour, month",
+        examples=["tenant,model"],
+    ),
+]
+Limit = Annotated[int, Query(ge=1, le=1_000, description="a page has at most so many")]
+
+
+@router.get("/chargeback", response_model=schemas.Chargeback, response_model_exclude_unset=True, summary="Chargeback")
+def chargeback(reports: ReportsOf, span: SpanOf, filters: FiltersOf, group_by: GroupBy = None) -> dict[str, Any]:
+    """What was billed per group, exact to the last of twelve decimals. Without a range: the current month (UTC)."""
+    return reports.chargeback(span, names(group_by), filters)
+
+
+@router.get("/usage", response_model=schemas.Usage, response_model_exclude_unset=True, summary="Usage")
+def usage(
+    reports: ReportsOf, span: SpanOf, filters: FiltersOf, every: Every = "day", group_by: GroupBy = None
+) -> dict[str, Any]:
+    """Requests by status and tokens of every request, in buckets of time. Without a range: the current month (UTC)."""
+    return reports.usage(span, every, names(group_by), filters)
+
+
+@router.get("/slo", response_model=schemas.Slo, summary="Service level objectives")
+def slo(reports: ReportsOf, span: SpanOf) -> dict[str, Any]:
+    """Each objective over its window that ends now, or over the given range: compliance, what is left of its error
+    budget, burn rates, percentiles."""
+    return reports.slo(span)
+
+
+@router.get("/budgets", response_model=schemas.Budgets, summary="Budgets")
+def budgets(reports: ReportsOf, span: SpanOf) -> dict[str, Any]:
+    """Each budget's current window, or all its windows in the given range: limit, spend, state, forecast."""
+    return reports.budgets(span)
+
+
+@router.get("/alerts", response_model=schemas.Alerts, summary="Alerts")
+def alerts(reports: ReportsOf, span: SpanOf, limit: Limit = 100) -> dict[str, Any]:
+    """The newest first, each with the story of its delivery."""
+    return reports.alerts(span, limit)
+
+
+@router.get("/rejects", response_model=schemas.Rejects, summary="Rejected events")
+def rejects(
+    reports: ReportsOf,
+    span: SpanOf,
+    reason: Annotated[list[Reason] | None, Query(description="only these reasons")] = None,
+    tenant: Annotated[str | None, Query(description="only this tenant, as the event claims it")] = None,
+    after: Annotated[str | None, Query(description="`next` of the page before")] = None,
+    limit: Limit = 100,
+) -> dict[str, Any]:
+    """Events that were not taken, with reason and bytes; the newest arrival first. The range is of arrival."""
+    matching = RejectFilter(span.from_us, span.to_us, tuple(reason or ()), tenant)
+    return reports.rejects(matching, after, limit)

@@ -1,0 +1,214 @@
+"""Shapes of the HTTP API as OpenAPI shows them. Money is text with twelve decimals, times are RFC 3339 in UTC."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Money = Annotated[str, Field(pattern=r"^-?\d+\.\d{12}$", examples=["0.000123450000"])]
+Count = Annotated[int, Field(ge=0)]
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457."""
+
+    model_config = ConfigDict(extra="allow", title="Problem")
+    type: str = Field(examples=["/problems/malformed-event"])
+    title: str
+    status: int
+    detail: str = Field(description="what is wrong and what to do")
+    instance: str
+
+
+class AsOf(BaseModel):
+    """What the figures include: one snapshot of the lake."""
+
+    snapshot: int = Field(description="the lake's snapshot that was read")
+    watermark: datetime | None = Field(description="events that arrived before this are in the figures")
+    lag_seconds: float | None = Field(description="at most the age of the oldest event not in the figures; 0: none")
+    offsets: dict[str, int] = Field(description="per partition of the log, the next offset to be committed")
+
+
+class Tokens(BaseModel):
+    """Tokens by disjoint kind; with a group `kind` a line has only its own."""
+
+    input: Count | None = None
+    cache_read: Count | None = None
+    cache_write: Count | None = None
+    output: Count | None = None
+    reasoning: Count | None = None
+
+
+class _Groups(BaseModel):
+    """The group columns that were asked for; others are absent."""
+
+    tenant: str | None = None
+    org_unit: str | None = None
+    cost_center: str | None = None
+    application: str | None = None
+    environment: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    operation: str | None = None
+    kind: str | None = None
+    day: str | None = None
+    hour: str | None = None
+    month: str | None = None
+
+
+class ChargeFigures(BaseModel):
+    requests: Count
+    billed_requests: Count
+    unpriced_requests: Count = Field(description="billable, but no price was in force: not free, priced later")
+    tokens: Tokens = Field(description="of billed requests, so that tokens × price = cost")
+    cost: Money
+
+
+class ChargeLine(_Groups, ChargeFigures):
+    pass
+
+
+class Chargeback(BaseModel):
+    model_config = ConfigDict(populate_by_name=True)
+    currency: str
+    from_: datetime = Field(alias="from")
+    to: datetime
+    group_by: list[str]
+    lines: list[ChargeLine]
+    total: ChargeFigures
+    as_of: AsOf
+
+
+class UsageFigures(BaseModel):
+    requests: Count
+    by_status: dict[str, int]
+    tokens: Tokens = Field(description="of every request, whatever its status")
+
+
+class UsageLine(_Groups, UsageFigures):
+    time: datetime = Field(description="start of the bucket")
+
+
+class Usage(BaseModel):
+    model_config = ConfigDict(populate_by_name=True)
+    from_: datetime = Field(alias="from")
+    to: datetime
+    every: Literal["minute", "hour", "day"]
+    group_by: list[str]
+    lines: list[UsageLine]
+    total: UsageFigures
+    as_of: AsOf
+
+
+class Window(BaseModel):
+    start: datetime
+    end: datetime
+
+
+class SloWindow(BaseModel):
+    model_config = ConfigDict(populate_by_name=True)
+    from_: datetime = Field(alias="from")
+    to: datetime
+    days: int = Field(description="the objective's window; a given range takes its place")
+
+
+class Burning(BaseModel):
+    """A burn-rate rule that fires: both of its windows burn at `factor` or more."""
+
+    long: str
+    short: str
+    factor: float
+    severity: str
+
+
+class Objective(BaseModel):
+    id: str
+    scope: dict[str, str]
+    sli: Literal["duration", "time_to_first_token", "availability"]
+    below_ms: int | None
+    target: str
+    window: SloWindow
+    good: Count
+    total: Count
+    compliance: float | None = Field(description="good / total; null where there was no request")
+    state: str
+    error_budget_left: float | None = Field(description="share of the allowed failures that is left; below 0: missed")
+    burn_rates: dict[str, float | None]
+    burning: list[Burning]
+    duration_ms: dict[str, float | None] = Field(description="p50, p95, p99; within 1 % of the exact value")
+    time_to_first_token_ms: dict[str, float | None]
+
+
+class Slo(BaseModel):
+    at: datetime
+    objectives: list[Objective]
+    as_of: AsOf
+
+
+class Budget(BaseModel):
+    """Amounts are text: money with twelve decimals or, of a budget in tokens, whole numbers (`unit` says which)."""
+
+    id: str
+    scope: dict[str, str]
+    unit: str
+    window: Window
+    limit: str
+    spent: str
+    reserved: str
+    remaining: str
+    state: Literal["ok", "warned", "exceeded"]
+    thresholds_crossed: list[str] = Field(description="percent of the limit")
+    on_exceeded: Literal["notify", "throttle", "block"]
+    forecast: str = Field(description="spend at the window's end if it goes on as so far")
+
+
+class Budgets(BaseModel):
+    currency: str
+    at: datetime
+    budgets: list[Budget]
+    as_of: AsOf
+
+
+class Alert(BaseModel):
+    id: str = Field(description="follows from what it is about: the same news always has the same id")
+    kind: str
+    budget: str
+    window: Window
+    threshold: str = Field(description="percent of the limit")
+    spent: str
+    limit: str
+    created: datetime
+    state: Literal["waiting", "delivered", "given_up"]
+    attempts: Count = Field(description="deliveries that failed")
+    delivered: datetime | None
+    last_error: str | None
+
+
+class Alerts(BaseModel):
+    alerts: list[Alert]
+
+
+class Reject(BaseModel):
+    arrived: datetime
+    topic: str
+    partition: int
+    offset: int
+    index: int = Field(description="place in the record's array; -1: the whole record")
+    reason: str
+    detail: str
+    tenant: str | None = Field(description="as the event claims it")
+    payload: str
+    payload_encoding: Literal["utf-8", "base64"]
+
+
+class Rejects(BaseModel):
+    rejects: list[Reject]
+    next: str | None = Field(description="give it as `after` for the next page; null: this is the last")
+    as_of: AsOf
+
+
+class Health(BaseModel):
+    status: Literal["ok", "unready"]
+    checks: dict[str, Any] = Field(default_factory=dict)
