@@ -299,15 +299,13 @@ class _Chunk:
     def _key(self) -> None:
         """MD5(MD5(tenant, source) id): the inner digest once per distinct pair."""
         tenants, sources = self._values["tenant"], self._values["source"]
-        stride = max(len(sources.dictionary), 1)
-        packed = pa.array(_codes(tenants).astype(np.int64) * stride + _codes(sources)).dictionary_encode()
-        digests = []
-        tenant_words, source_words = tenants.dictionary.to_pylist(), sources.dictionary.to_pylist()
-        for pair in packed.dictionary.to_pylist():
-            tenant, source = divmod(pair, stride)
-            # A row without tenant or source has code -1; it is not good, its key is never used.
-            words = (tenant_words[tenant], source_words[source]) if tenant_words and source_words else ("", "")
-            digests.append(pair_digest(*words))
+        tenant_words = tenants.dictionary.to_pylist() or [""]
+        source_words = sources.dictionary.to_pylist() or [""]
+        # A row without tenant or source takes any: it is not good, its key is never used.
+        tenant_codes = np.maximum(_codes(tenants), 0).astype(np.int64)
+        packed = pa.array(tenant_codes * len(source_words) + np.maximum(_codes(sources), 0)).dictionary_encode()
+        pairs_seen = (divmod(pair, len(source_words)) for pair in packed.dictionary.to_pylist())
+        digests = [pair_digest(tenant_words[tenant], source_words[source]) for tenant, source in pairs_seen]
         pairs = pa.array(digests, pa.binary(16)).take(packed.indices)
         ids = pc.utf8_slice_codeunits(self._column("id"), 1, -1)
         self._values["key"] = self._reader.keys(pairs, ids)
