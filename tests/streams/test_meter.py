@@ -1,0 +1,287 @@
+"""The meter's loop, on a real log and the ledger's twin in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Event
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from meterhouse.ingest.encode import Encoded, single_message, to_json
+from meterhouse.ingest.event import UsageEvent
+from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, TopicSpec
+from meterhouse.ingest.publisher import append_events
+from meterhouse.ingest.sqlite_log import SqliteLog
+from meterhouse.streams.budget import BudgetTotal
+from meterhouse.streams.budget_worker import budget_topics
+from meterhouse.streams.control import Budget, RateCard, Scope, Snapshot, Tenant, WindowSpec
+from meterhouse.streams.ledger import Counts, LedgerUnavailable, Processed
+from meterhouse.streams.memory_ledger import MemoryLedger, MemoryStore
+from meterhouse.streams.meter import Meter, MeterSettings, MeterStopped
+
+NOW = datetime(2026, 11, 10, 12, tzinfo=UTC)
+NOW_US = 1_794_312_000_000_000
+PARTITIONS = 2
+TENANTS = ("acme", "borg", "cove")
+
+
+def snapshot(version: int = 1, price: int = 2_000_000) -> Snapshot:
+    card = RateCard(version, "atlas", "large", None, 0, None, {"input": price, "output": 10 * price})
+    budgets = tuple(
+        Budget(f"{tenant}-month", Scope(tenant=tenant), WindowSpec("month", "UTC"), 10**15, None, (), "notify")
+        for tenant in TENANTS
+    )
+    return Snapshot(version, "USD", tuple(Tenant(name, name) for name in TENANTS), (card,), budgets)
+
+
+def event(number: int, **changes: object) -> UsageEvent:
+    made = UsageEvent(
+        id=f"e-{number}",
+        source="/gateway",
+        tenant=TENANTS[number % 3],
+        time=NOW - timedelta(seconds=number % 7_000),
+        application="assistant",
+        model="large",
+        provider="atlas",
+        input_tokens=100 + number,
+        output_tokens=number % 50,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def encoded(events: Sequence[UsageEvent]) -> list[Encoded]:
+    return [Encoded(one.tenant, to_json(one)) for one in events]
+
+
+@dataclass
+class Bench:
+    """A log, what ledgers share, and meters on them."""
+
+    log: SqliteLog
+    store: MemoryStore = field(default_factory=MemoryStore)
+    control: Snapshot = field(default_factory=snapshot)
+    open: list[Meter] = field(default_factory=list)
+
+    def meter(self, ledger: MemoryLedger | None = None, **changes: object) -> Meter:
+        meter = Meter(
+            log=self.log,
+            ledger=ledger or MemoryLedger(self.store),
+            snapshots=lambda: self.control,
+            clock=lambda: NOW_US,
+            settings=MeterSettings(**{"control_every_s": 0.0, **changes}),  # type: ignore[arg-type]
+        )
+        self.open.append(meter)
+        return meter
+
+    def publish(self, events: Sequence[UsageEvent], batch: int = 5) -> None:
+        append_events(self.log, encoded(events), max_batch_events=batch)
+
+    def billed(self) -> dict[tuple[str, int], int]:
+        """(tenant, input tokens) → cost: tokens tell these events apart."""
+        rows = self.store.table("charges").to_pylist()
+        found = {(row["tenant"], row["input_tokens"]): row["cost_pico"] for row in rows}
+        assert len(found) == len(rows), "an event was billed twice"
+        return found
+
+    def counts(self) -> Counts:
+        return sum((position.counts for position in self.store.positions.values()), Counts())
+
+    def totals(self) -> dict[str, tuple[int, int]]:
+        """Per budget, the newest (version, offset) of each partition added up: (cost, tokens)."""
+        newest: dict[tuple[str, int], BudgetTotal] = {}
+        for partition, end in self.log.end_offsets(BUDGET_TOTALS).items():
+            for value in self.log.read(BUDGET_TOTALS, partition, 0, end + 1).values:
+                total = BudgetTotal.from_json(value or b"")
+                at = (total.budget_id, total.partition)
+                if at not in newest or (newest[at].control_version, newest[at].offset) <= (
+                    total.control_version,
+                    total.offset,
+                ):
+                    newest[at] = total
+        sums: dict[str, tuple[int, int]] = {}
+        for (budget, _), total in newest.items():
+            cost, tokens = sums.get(budget, (0, 0))
+            sums[budget] = (cost + total.cost_pico, tokens + total.tokens)
+        return sums
+
+    def spent(self) -> dict[str, tuple[int, int]]:
+        """The same from the charges."""
+        sums: dict[str, tuple[int, int]] = {}
+        for row in self.store.table("charges").to_pylist():
+            cost, tokens = sums.get(f"{row['tenant']}-month", (0, 0))
+            sums[f"{row['tenant']}-month"] = (
+                cost + row["cost_pico"],
+                tokens + row["input_tokens"] + row["output_tokens"],
+            )
+        return sums
+
+
+def truth(events: Sequence[UsageEvent], price: int = 2_000_000) -> dict[tuple[str, int], int]:
+    return {(e.tenant, e.input_tokens): e.input_tokens * price + e.output_tokens * 10 * price for e in events}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = made(tmp_path)
+    yield bench
+    closed(bench)
+
+
+def made(folder: Path) -> Bench:
+    log = SqliteLog(folder / "log.sqlite", clock=lambda: NOW_US)
+    log.create_topics([TopicSpec(USAGE_EVENTS, PARTITIONS), *budget_topics(1)])
+    return Bench(log)
+
+
+def closed(bench: Bench) -> None:
+    for meter in bench.open:
+        meter.close()
+    bench.log.close()
+
+
+def test_all_that_the_log_holds_is_committed_and_budget_totals_equal_the_charges(bench: Bench) -> None:
+    events = [event(i) for i in range(100)]
+    bench.publish(events)
+    meter = bench.meter()
+    meter.run(Event(), until_idle=True)
+    assert bench.billed() == truth(events)
+    assert bench.counts() == Counts(read=100, billed=100)
+    assert meter.committed == 100
+    assert bench.totals() == bench.spent()
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    batch=st.integers(1, 40),
+    poll_records=st.integers(1, 30),
+    commit_events=st.integers(1, 200),
+    repeats=st.lists(st.integers(0, 99), max_size=30),
+)
+def test_however_the_log_is_cut_the_books_are_the_same(
+    tmp_path_factory: pytest.TempPathFactory, batch: int, poll_records: int, commit_events: int, repeats: list[int]
+) -> None:
+    events = [event(i) for i in range(100)]
+    bench = made(tmp_path_factory.mktemp("cut"))
+    bench.publish([*events, *(event(i, time=NOW) for i in repeats)], batch)
+    bench.meter(poll_records=poll_records, commit_events=commit_events).run(Event(), until_idle=True)
+    assert bench.billed() == truth(events)
+    assert bench.counts() == Counts(read=100 + len(repeats), billed=100, duplicates=len(repeats))
+    assert bench.totals() == bench.spent()
+    closed(bench)
+
+
+def test_what_a_lost_meter_had_not_committed_is_read_again_and_billed_once(bench: Bench) -> None:
+    events = [event(i) for i in range(60)]
+    bench.publish(events[:30])
+    lost = bench.meter(commit_events=1_000_000, commit_every_s=1e9)
+    while lost.step():
+        pass
+    assert bench.counts() == Counts()
+    bench.publish(events[20:])
+    bench.meter().run(Event(), until_idle=True)
+    assert bench.billed() == truth(events)
+    assert bench.counts() == Counts(read=70, billed=60, duplicates=10)
+    assert bench.totals() == bench.spent()
+
+
+def test_a_meter_whose_commit_is_fenced_starts_again_from_the_stored_position(bench: Bench) -> None:
+    events = [event(i) for i in range(90)]
+    bench.publish(events[:40])
+    zombie = bench.meter(commit_events=1_000_000, commit_every_s=1e9)
+    while zombie.step():
+        pass
+    bench.meter().run(Event(), until_idle=True)
+    bench.publish(events[30:])
+    zombie.run(Event(), until_idle=True)
+    assert bench.billed() == truth(events)
+    assert bench.counts() == Counts(read=100, billed=90, duplicates=10)
+    assert bench.totals() == bench.spent()
+
+
+class Flaky(MemoryLedger):
+    """Loses the answer of some commits, after or before they were made."""
+
+    def __init__(self, store: MemoryStore, answers: list[str]) -> None:
+        super().__init__(store)
+        self.answers = answers
+
+    def commit(self, unit: Processed) -> int:
+        answer = self.answers.pop(0) if self.answers else "ok"
+        if answer == "before":
+            raise LedgerUnavailable("the catalogue is locked")
+        return super().commit(unit)
+
+
+def test_a_commit_that_could_not_be_made_is_made_later(bench: Bench) -> None:
+    events = [event(i) for i in range(50)]
+    bench.publish(events)
+    ledger = Flaky(bench.store, ["before", "before"])
+    bench.meter(ledger, commit_events=10).run(Event(), until_idle=True)
+    assert bench.billed() == truth(events)
+    assert ledger.answers == []
+
+
+def test_a_ledger_that_stays_away_stops_the_meter_loudly_and_loses_nothing(bench: Bench) -> None:
+    events = [event(i) for i in range(20)]
+    bench.publish(events)
+    with pytest.raises(MeterStopped, match="nothing is lost"):
+        bench.meter(Flaky(bench.store, ["before"] * 3), commit_attempts=3).run(Event(), until_idle=True)
+    assert bench.counts() == Counts()
+    bench.meter().run(Event(), until_idle=True)
+    assert bench.billed() == truth(events)
+
+
+def test_new_control_data_rates_what_is_read_after_it(bench: Bench) -> None:
+    events = [event(i) for i in range(60)]
+    bench.publish(events[:30])
+    meter = bench.meter()
+    while meter.step():
+        pass
+    bench.control = snapshot(version=2, price=3_000_000)
+    bench.publish(events[30:])
+    meter.run(Event(), until_idle=True)
+    assert bench.billed() == truth(events[:30]) | truth(events[30:], price=3_000_000)
+    assert {row["control_version"] for row in bench.store.table("charges").to_pylist()} == {1, 2}
+    assert bench.totals() == bench.spent()
+
+
+def test_an_event_under_another_tenants_key_is_forwarded_and_billed_once(bench: Bench) -> None:
+    strayed = event(1)
+    messages = [single_message(tenant, to_json(strayed)) for tenant in ("acme", None)]
+    bench.log.append(USAGE_EVENTS, messages)
+    bench.publish([strayed])
+    bench.meter().run(Event(), until_idle=True)
+    assert bench.billed() == truth([strayed])
+    assert bench.counts() == Counts(read=5, billed=1, forwarded=2, duplicates=2)
+
+
+def test_reading_stops_when_the_buffer_is_full_and_goes_on_when_it_is_not(bench: Bench) -> None:
+    events = [event(i) for i in range(400)]
+    bench.publish(events, batch=1)
+
+    class Watching(MemoryLedger):
+        largest = 0
+
+        def commit(self, unit: Processed) -> int:
+            Watching.largest = max(Watching.largest, len(unit.charges))
+            return super().commit(unit)
+
+    bench.meter(Watching(bench.store), poll_records=20, commit_events=50, buffer_events=60).run(
+        Event(), until_idle=True
+    )
+    assert bench.billed() == truth(events)
+    assert 50 <= Watching.largest <= 80
+
+
+def test_a_stop_commits_what_was_processed(bench: Bench) -> None:
+    events = [event(i) for i in range(30)]
+    bench.publish(events)
+    stop = Event()
+    meter = bench.meter(commit_events=1_000_000, commit_every_s=1e9)
+    meter.run(stop, progress=lambda progress: stop.set() if progress.processed == 30 else None)
+    assert bench.billed() == truth(events)
