@@ -224,3 +224,10 @@ def batches(
         if len(batch.payloads) == max_events:
             yield filling.pop(event.tenant)
     yield from filling.values()
+
+
+def to_messages(
+    events: Iterable[Encoded], *, max_events: int = BATCH_EVENTS, max_bytes: int = BATCH_BYTES
+) -> Iterator[Message]:
+    """The records of `batches`."""
+    return (batch.message() for batch in batches(events, max_events=max_events, max_bytes=max_bytes))

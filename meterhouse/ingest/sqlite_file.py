@@ -6,6 +6,7 @@ rows as they lie in the file. A partition's next offset stands in a table of its
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import threading
 import time
@@ -88,10 +89,11 @@ def connect(path: Path, *, max_bytes: int | None = None) -> sqlite3.Connection:
 
     `max_bytes`: the file does not grow beyond it (None: no limit, for what makes room).
     """
-    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     try:
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # counts for a new file only
         _use_write_ahead_log(connection)
+        connection.execute(f"PRAGMA busy_timeout = {int(BUSY_S * 1_000)}")
         # FULL: a commit returns after its bytes are on the disk, so an acknowledged append survives a power cut.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(
@@ -109,8 +111,11 @@ def connect(path: Path, *, max_bytes: int | None = None) -> sqlite3.Connection:
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
-    """Switches a new file over. SQLite does not wait for a lock here, so two processes that start at once would see
-    an error: the loser tries again."""
+    """Switches a new file over.
+
+    Processes that start at once each hold a lock that the others wait for, so nobody waits inside SQLite: whoever
+    is refused lets go and tries again.
+    """
     deadline = time.monotonic() + BUSY_S
     while True:
         try:
@@ -119,7 +124,7 @@ def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF not in _PASSING or time.monotonic() > deadline:
                 raise
-            time.sleep(0.005)
+            time.sleep(random.uniform(0.001, 0.01))
 
 
 def prepare(path: Path) -> None:
