@@ -122,9 +122,9 @@ class _Sum:
 class _Partition:
     """Sums of one partition, and the windows whose history it knows."""
 
-    def __init__(self, edges_us: Sequence[int]) -> None:
+    def __init__(self, edges_us: Sequence[int], horizon_us: int) -> None:
         self.edges = frozenset(edges_us)
-        self.last_edge_us = edges_us[-1] if edges_us else None
+        self.horizon_us = horizon_us  # the lake held nothing from here on
         self.closed_before_us: int | None = None  # no event can come for windows that ended by then
         self.sums: dict[tuple[int, int], _Sum] = {}  # (budget's number, window start)
         self._forgot_us = 0
@@ -134,9 +134,7 @@ class _Partition:
         Of any other the earlier part is unknown, and a part must not pass for the total."""
         if self.closed_before_us is not None and end_us <= self.closed_before_us:
             return False
-        if self.last_edge_us is None or start_us >= self.last_edge_us:
-            return True
-        return start_us in self.edges and end_us in self.edges
+        return start_us >= self.horizon_us or (start_us in self.edges and end_us in self.edges)
 
     def arrived(self, closed_before_us: int) -> None:
         """Time has come this far: sums of windows that no event can reach any more go, once an hour of it."""
@@ -161,26 +159,31 @@ class BudgetTotals:
         self._specs: list[WindowSpec] = list(dict.fromkeys(budget.window for budget in snapshot.budgets))
         self._spec_of: Ints = np.array([self._specs.index(b.window) for b in snapshot.budgets], np.int64)
         self._partitions: dict[int, _Partition] = {}
+        self._asked_until_us: int | None = None
 
     def edges(self, oldest_us: int, newest_us: int | None = None) -> list[int]:
         """Starts and ends, ascending, of all budgets' windows that can still change: those that meet
         [oldest - lateness.behind, newest + lateness.ahead].
 
         `oldest_us`: the earliest arrival still to be read (the clock's time where the meter keeps up);
-        `newest_us`: the latest arrival read (None: as `oldest_us`).
+        `newest_us`: the latest arrival read (None: as `oldest_us`). The lake must hold nothing that arrived later.
         """
         from_us = oldest_us - self._lateness.behind_us
         to_us = (oldest_us if newest_us is None else max(oldest_us, newest_us)) + self._lateness.ahead_us + 1
+        self._asked_until_us = to_us
         windows = (window for spec in self._specs for window in windows_between(spec, from_us, to_us))
         return sorted({edge for window in windows for edge in window})
 
     def start(self, partition: int, spend: pa.Table, edges: Sequence[int], offset: int) -> list[BudgetTotal]:
-        """Takes a partition over with its spend so far (`Ledger.spend(edges)`, read at position `offset`).
+        """Takes a partition over with its spend so far: `Ledger.spend(edges)` read at position `offset`, of the
+        `edges` that this object returned last.
 
         Returns all its totals as of `offset`, to be published: they also correct what another meter may have said
         under an older control version.
         """
-        self._partitions[partition] = _Partition(edges)
+        if self._asked_until_us is None:
+            raise ValueError("start needs edges that this object has returned; call edges, then Ledger.spend with them")
+        self._partitions[partition] = _Partition(edges, self._asked_until_us)
         rows = spend.filter(pc.equal(spend["partition"], pa.scalar(partition, pa.int32())))
         times = np.asarray(edges, np.int64)[rows["interval"].to_numpy().astype(np.int64)]
         amounts = _Amounts(times, _columns(rows["cost"]), rows["tokens"].to_numpy().astype(np.int64))

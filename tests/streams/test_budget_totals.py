@@ -124,8 +124,8 @@ def test_a_correction_may_be_negative() -> None:
 def test_totals_start_from_the_lake_and_go_on() -> None:
     control = snapshot(budget(), budget("day", scope=Scope(), window=WindowSpec("day", "UTC")))
     history = (Spend(NOW, 5, 7), Spend(NOW - 15 * DAY_US, 3, 3), Spend(NOW, 1, 1, partition=1))
-    edges = BudgetTotals(control).edges(NOW)
     fresh = BudgetTotals(control)
+    edges = fresh.edges(NOW)
     first = fresh.start(0, spend_of(history, edges), edges, 40)
     assert {(t.budget_id, t.cost_pico, t.tokens, t.offset, t.partition) for t in first} == {
         ("acme-month", 8, 10, 40, 0),
@@ -166,6 +166,22 @@ def test_a_window_that_opens_later_starts_from_zero() -> None:
     totals = started(snapshot(budget()))
     found = totals.add(minutes([Spend(us("2027-02-03"), 4, 4)]), {0: Position(1)})
     assert [(t.window_start_us, t.cost_pico) for t in found] == [(us("2027-01-31T23:00"), 4)]
+
+
+def test_a_window_that_opens_while_another_zone_has_its_day_still_open_starts_from_zero() -> None:
+    days = [budget(zone, window=WindowSpec("day", zone)) for zone in ("Europe/Berlin", "America/New_York")]
+    evening = us("2026-11-20T21:30")  # Berlin's day ends at 23:00, New York's at 05:00
+    totals = BudgetTotals(snapshot(*days))
+    edges = totals.edges(evening)
+    totals.start(0, spend_of([], edges), edges, 0)
+    found = totals.add(minutes([Spend(us("2026-11-20T23:30"), 4, 4)]), {0: Position(1)})
+    starts = {"Europe/Berlin": us("2026-11-20T23:00"), "America/New_York": us("2026-11-20T05:00")}
+    assert {t.budget_id: t.window_start_us for t in found} == starts
+
+
+def test_a_start_without_edges_of_its_own_is_refused() -> None:
+    with pytest.raises(ValueError, match="call edges"):
+        BudgetTotals(snapshot(budget())).start(0, spend_of([], [0, 1]), [0, 1], 0)
 
 
 def test_sums_of_windows_that_no_event_can_reach_are_forgotten() -> None:
