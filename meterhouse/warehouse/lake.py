@@ -16,7 +16,7 @@ from typing import Final, Self
 import duckdb
 from filelock import FileLock, Timeout
 
-from meterhouse.warehouse.lake_schema import TABLES, create_positions_view_sql, create_table_sql, options_sql
+from meterhouse.warehouse.lake_schema import TABLES, LakeTable, create_positions_view_sql, create_table_sql, options_sql
 
 _EXTENSIONS: Final = ("sqlite_scanner", "ducklake")
 _ALIAS: Final = "lake"
@@ -42,7 +42,7 @@ class LakeConfig:
     catalogue: Path  # SQLite file
     data: Path  # folder of Parquet files
     memory_limit_mb: int = 512  # of DuckDB: sorts beyond it spill to `scratch`; the meter as a whole stays under 1 GiB
-    threads: int | None = None  # None: one per core
+    threads: int | None = None  # None: one for a writer, one per core for a reader
 
     @property
     def lock_file(self) -> Path:
@@ -52,6 +52,10 @@ class LakeConfig:
     def scratch(self) -> Path:
         """Where DuckDB spills what does not fit in memory."""
         return self.catalogue.with_name(self.catalogue.name + ".tmp")
+
+    def folder_of(self, table: LakeTable) -> Path:
+        """Where the catalogue keeps a table's files."""
+        return self.data / "main" / table.name
 
     def attach_sql(self, *, read_only: bool) -> str:
         options = [
@@ -185,8 +189,11 @@ def _attach(config: LakeConfig, *, read_only: bool) -> duckdb.DuckDBPyConnection
         "memory_limit": f"{config.memory_limit_mb}MB",
         "temp_directory": str(config.scratch),
     }
-    if config.threads is not None:
-        settings["threads"] = config.threads
+    # A commit is some fifty small queries of the catalogue: more threads only wait for each other's locks and double
+    # its processor time.
+    threads = config.threads or (None if read_only else 1)
+    if threads is not None:
+        settings["threads"] = threads
     connection = duckdb.connect(":memory:", config=settings)
     try:
         for name in _EXTENSIONS:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Final, cast
 
 import duckdb
@@ -14,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from meterhouse.ingest.batch import KEY
 from meterhouse.ingest.event import TOKEN_KINDS
 from meterhouse.streams.ledger import AcceptedKeys, Counts, Fenced, LedgerUnavailable, Position, Processed
 from meterhouse.streams.memory_ledger import SPEND_SCHEMA
 from meterhouse.warehouse.lake import Lake, table_names
+from meterhouse.warehouse.lake_files import write_files
 from meterhouse.warehouse.lake_schema import (
     CHARGES,
     COUNTS,
@@ -30,9 +31,9 @@ from meterhouse.warehouse.lake_schema import (
     ROLLUP_HOUR,
     ROLLUP_MINUTE,
     LakeTable,
+    by_day,
     create_position_sql,
     create_positions_view_sql,
-    delta_sum_sql,
     position_table,
     quoted,
     rejects_table,
@@ -42,7 +43,9 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _HOUR_US: Final = 3_600 * 1_000_000
 _CHUNK_ROWS: Final = 1_000_000  # keys handed over at a time: 20 MB
 
-TRANSIENT: Final = (duckdb.TransactionException, duckdb.IOException, duckdb.OutOfMemoryException)
+_ADD_FILES: Final = "CALL ducklake_add_data_files('lake', ?, ?)"
+
+TRANSIENT: Final = (duckdb.TransactionException, duckdb.IOException, duckdb.OutOfMemoryException, OSError)
 """Trouble that may pass: a conflict, a locked catalogue, a full disk."""
 
 
@@ -78,17 +81,18 @@ class LakeLedger:
         return {row[0]: Position(row[1], Counts(*row[2:-1]), row[-1]) for row in rows}
 
     def commit(self, unit: Processed) -> int:
+        written: list[Path] = []
         try:
             self._cursor.execute("BEGIN TRANSACTION")
             self._move_positions(unit)  # first: a fenced commit has then written no file
-            self._insert_all(unit)
+            self._append_all(unit, written)
             self._cursor.execute("COMMIT")
         except Fenced:
             self._roll_back()
             raise
-        except duckdb.Error as trouble:
+        except (duckdb.Error, OSError) as trouble:
             self._roll_back()
-            self._resolve(unit, trouble)
+            self._resolve(unit, trouble, written)
         return self._lake.snapshot_id(self._cursor)
 
     def accepted_keys(self, partition: int, since_hour: int) -> Iterator[AcceptedKeys]:
@@ -124,23 +128,19 @@ class LakeLedger:
                 stored = self._cursor.execute(f"SELECT next_offset FROM {position_table(partition)}").fetchone()
                 raise Fenced(partition, expected, stored[0] if stored else -1)
 
-    def _insert_all(self, unit: Processed) -> None:
-        self._insert(CHARGES, unit.charges)
-        self._insert(NODE_EVENTS, unit.node_events)
-        self._insert(ROLLUP_MINUTE, unit.minutes)
-        self._insert(ROLLUP_HOUR, unit.hours)
-        self._insert(ROLLUP_DAY, unit.hours, delta_sum_sql(ROLLUP_DAY, "incoming"))
-        self._insert(LATENCY_HOUR, unit.latency)
-        self._insert(REJECTS, rejects_table(unit.rejects))
+    def _append_all(self, unit: Processed, written: list[Path]) -> None:
+        self._append(CHARGES, unit.charges, written)
+        self._append(NODE_EVENTS, unit.node_events, written)
+        self._append(ROLLUP_MINUTE, unit.minutes, written)
+        self._append(ROLLUP_HOUR, unit.hours, written)
+        self._append(ROLLUP_DAY, by_day(unit.hours), written)
+        self._append(LATENCY_HOUR, unit.latency, written)
+        self._append(REJECTS, rejects_table(unit.rejects), written)
 
-    def _insert(self, table: LakeTable, rows: pa.Table, select: str = "FROM incoming") -> None:
-        if rows.num_rows == 0:
-            return
-        self._cursor.register("incoming", _for_duckdb(rows))
-        try:
-            self._cursor.execute(f"INSERT INTO {table.name} {select}")
-        finally:
-            self._cursor.unregister("incoming")
+    def _append(self, table: LakeTable, rows: pa.Table, written: list[Path]) -> None:
+        files = write_files(table, rows, self._lake.config.folder_of(table), written)
+        if files:
+            self._cursor.execute(_ADD_FILES, [table.name, [str(path) for path in files]])
 
     # -- after trouble -------------------------------------------------------------------------------------------
 
@@ -148,11 +148,16 @@ class LakeLedger:
         with suppress(duckdb.TransactionException):  # after a failed COMMIT the transaction is gone already
             self._cursor.execute("ROLLBACK")
 
-    def _resolve(self, unit: Processed, trouble: duckdb.Error) -> None:
-        """What became of a commit that failed, by the stored positions. Returns when it is in the lake after all."""
+    def _resolve(self, unit: Processed, trouble: duckdb.Error | OSError, written: Sequence[Path]) -> None:
+        """What became of a commit that failed, by the stored positions. Returns when it is in the lake after all.
+
+        Its files are removed only when it is known not to be: the rest is for maintenance.
+        """
         stored = self.positions()
         if all(stored[partition] == after for partition, after in unit.after.items()):
             return
+        for path in written:
+            path.unlink(missing_ok=True)
         for partition, before in sorted(unit.before.items()):
             if stored[partition].next_offset != before.next_offset:
                 raise Fenced(partition, before.next_offset, stored[partition].next_offset) from trouble
@@ -193,16 +198,6 @@ def _spend_sql(table: LakeTable) -> str:
 @cache
 def _sql(name: str) -> str:
     return (files("meterhouse.warehouse") / "sql" / f"{name}.sql").read_text()
-
-
-def _for_duckdb(rows: pa.Table) -> pa.Table:
-    """The same rows with keys as UUIDs: the same 16 bytes, in a type that the lake stores as such."""
-    for place, field in enumerate(rows.schema):
-        if field.type == KEY:
-            uuids = [pa.ExtensionArray.from_storage(pa.uuid(), chunk) for chunk in rows.column(place).chunks]
-            column = pa.chunked_array(uuids, pa.uuid())  # type: ignore[call-overload]  # stubs know no extension types
-            return rows.set_column(place, field.name, column)
-    return rows
 
 
 def _halves(keys: pa.ExtensionArray[Any]) -> npt.NDArray[np.uint64]:

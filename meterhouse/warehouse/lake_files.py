@@ -1,0 +1,96 @@
+"""Rows as the lake's Parquet files.
+
+Arrow writes them in a quarter of the time that an INSERT into a partitioned table takes; the catalogue is then told of
+them in the transaction that they belong to. They reach the disk before that: a catalogue that survives a power cut
+must not name files that did not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from meterhouse.ingest.batch import KEY, TIME
+from meterhouse.warehouse.lake_schema import LakeTable
+
+_UNITS: Final = {"day": "D", "month": "M"}
+_INTEGERS: Final = (pa.int16(), pa.int32(), pa.int64(), TIME)
+
+
+def write_files(table: LakeTable, rows: pa.Table, folder: Path, written: list[Path]) -> list[Path]:
+    """Writes rows of the table's schema below `folder`, a file for each calendar period that they touch.
+
+    Returns the new files, which are on the disk when it returns; each is put in `written` before its first byte is.
+    """
+    files = []
+    for part, part_rows in _by_period(table, rows):
+        path = folder / part / f"{uuid4()}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written.append(path)
+        pq.write_table(part_rows, path, **_options(table.schema))
+        _sync(path)
+        _sync(path.parent)
+        files.append(path)
+    return files
+
+
+def _by_period(table: LakeTable, rows: pa.Table) -> Iterator[tuple[Path, pa.Table]]:
+    """The rows of each period, in their order, and the folder that belongs to it."""
+    if rows.num_rows == 0:
+        return
+    rows = _with_uuids(rows)
+    times = pc.cast(rows[table.time_column], pa.int64()).to_numpy().view("datetime64[us]")
+    periods = times.astype(f"datetime64[{_UNITS[table.period]}]")
+    if (periods == periods[0]).all():
+        yield _part(periods[0], table.period), rows
+        return
+    order = np.argsort(periods, kind="stable")
+    found, first = np.unique(periods[order], return_index=True)
+    sorted_rows = rows.take(order)
+    for period, start, stop in zip(found, first, [*first[1:], len(order)], strict=True):
+        yield _part(period, table.period), sorted_rows.slice(int(start), int(stop - start))
+
+
+def _part(period: np.datetime64, unit: str) -> Path:
+    """A period's folder, named as the catalogue names partitions: it reads the values from there."""
+    year, month, *day = str(period).split("-")
+    parts = [f"year={int(year)}", f"month={int(month)}"]
+    return Path(*parts, f"day={int(day[0])}") if unit == "day" else Path(*parts)
+
+
+def _with_uuids(rows: pa.Table) -> pa.Table:
+    """The same rows with keys as UUIDs: the same 16 bytes, in a type that the lake stores as such."""
+    for place, field in enumerate(rows.schema):
+        if field.type == KEY:
+            uuids = [pa.ExtensionArray.from_storage(pa.uuid(), chunk) for chunk in rows.column(place).chunks]
+            column = pa.chunked_array(uuids, pa.uuid())  # type: ignore[call-overload]  # stubs know no extension types
+            return rows.set_column(place, field.name, column)
+    return rows
+
+
+def _options(schema: pa.Schema) -> dict[str, Any]:
+    """How columns are encoded. Codes where values are few; differences for integers, which are times, places in the
+    log and counts: smaller by 2 bytes an event than plain, and faster."""
+    return {
+        "compression": "zstd",
+        "compression_level": 1,
+        "use_dictionary": [field.name for field in schema if pa.types.is_dictionary(field.type)],
+        "column_encoding": {field.name: "DELTA_BINARY_PACKED" for field in schema if field.type in _INTEGERS},
+        "store_schema": False,
+    }
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
