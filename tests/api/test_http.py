@@ -1,0 +1,271 @@
+"""The HTTP API over a real house: a temporary home, its log, lake and control data."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from meterhouse.api.app import create_app
+from meterhouse.api.clock import now_us
+from meterhouse.api.settings import Settings
+from meterhouse.api.wiring import House
+from meterhouse.api.workers import Workers
+from meterhouse.ingest.log import USAGE_EVENTS, LogFull, Message
+from meterhouse.warehouse.control_file import parse
+from meterhouse.warehouse.control_plan import plan
+
+CONTROL = """
+currency: USD
+tenants:
+  - {id: acme, name: Acme, org: [group, consumer], cost_center: CC-1}
+rate_card:
+  - provider: atlas
+    model: large
+    valid_from: 2026-01-01T00:00:00Z
+    per_million: {input: "2.50", cache_read: "0.25", cache_write: "3.125", output: "10.00", reasoning: "10.00"}
+budgets:
+  - {id: acme-month, scope: {tenant: acme}, window: {every: month, time_zone: UTC}, limit: "0.001", thresholds: [50, 100], on_exceeded: block}
+objectives:
+  - {id: fast, scope: {application: assistant}, sli: duration, below_ms: 2000, target: "0.99", window_days: 30}
+"""  # noqa: E501
+
+
+class Site:
+    def __init__(self, house: House, http: httpx.Client) -> None:
+        self.house = house
+        self.http = http
+        self.workers_alive = True
+
+    def post(self, body: bytes, media_type: str = "application/cloudevents+json") -> httpx.Response:
+        return self.http.post("/v1/events", content=body, headers={"content-type": media_type})
+
+    def work(self) -> None:
+        with Workers(self.house) as workers:
+            workers.run_until_idle(threading.Event())
+
+    def get(self, path: str, **params: Any) -> Any:
+        answer = self.http.get(path, params=params)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def records(self) -> int:
+        return sum(self.house.log.end_offsets(USAGE_EVENTS).values())
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    settings = Settings(home=tmp_path / "home", max_body_bytes=400_000)  # type: ignore[call-arg]
+    with House(settings, writer=True) as house:
+        house.control.apply(plan(parse(CONTROL), house.control.snapshot(), now_us()), now_us())
+        listening = socket.create_server(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+            site = Site(house, client)
+            app = create_app(house, workers_alive=lambda: site.workers_alive)
+            server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+            thread = threading.Thread(target=server.run, args=([listening],))
+            thread.start()
+            yield site
+            server.should_exit = True
+        thread.join()
+
+
+def event(number: int = 1, **changes: Any) -> dict[str, Any]:
+    data = {
+        "application": "assistant",
+        "model": "large",
+        "provider": "atlas",
+        "status": "ok",
+        "input_tokens": 1_000,
+        "output_tokens": 100,
+        "duration_us": 1_500_000,
+    }
+    return {
+        "specversion": "1.0",
+        "id": f"e-{number}",
+        "source": "/gateway",
+        "type": "meterhouse.request.v1",
+        "subject": "acme",
+        "time": (datetime.now(UTC) - timedelta(seconds=5)).isoformat(),
+        "data": data | changes.pop("data", {}),
+    } | changes
+
+
+def body(*events: dict[str, Any]) -> bytes:
+    return json.dumps(events[0] if len(events) == 1 else events).encode()
+
+
+def problem(answer: httpx.Response, status: int, name: str) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    document = answer.json()
+    assert document["type"] == f"/problems/{name}"
+    assert document["status"] == status
+    assert document["detail"]
+    assert isinstance(document, dict)
+    return document
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    ["application/cloudevents+json", "application/cloudevents+json; charset=utf-8", "application/json"],
+)
+def test_an_event_is_answered_with_204_and_an_empty_body_and_is_billed(site: Site, media_type: str) -> None:
+    answer = site.post(body(event()), media_type)
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert site.records() == 1
+    site.work()
+    report = site.get("/v1/chargeback", group_by="tenant,cost_center,org_unit,model")
+    assert report["lines"] == [
+        {
+            "tenant": "acme",
+            "cost_center": "CC-1",
+            "org_unit": "group/consumer",
+            "model": "large",
+            "requests": 1,
+            "billed_requests": 1,
+            "unpriced_requests": 0,
+            "tokens": {"input": 1_000, "cache_read": 0, "cache_write": 0, "output": 100, "reasoning": 0},
+            "cost": "0.003500000000",
+        }
+    ]
+    assert report["currency"] == "USD"
+    assert report["as_of"]["lag_seconds"] == 0
+
+
+def test_the_same_event_sent_twice_is_billed_once(site: Site) -> None:
+    for _ in range(2):
+        assert site.post(body(event())).status_code == 204
+    site.work()
+    assert site.get("/v1/chargeback")["total"]["billed_requests"] == 1
+
+
+def test_one_bad_event_among_a_hundred_rejects_itself_alone(site: Site) -> None:
+    events = [event(i) for i in range(100)]
+    events[42]["data"]["input_tokens"] = -1
+    answer = site.post(body(*events), "application/cloudevents-batch+json")
+    assert answer.status_code == 204
+    site.work()
+    assert site.get("/v1/chargeback")["total"]["billed_requests"] == 99
+    [rejected] = site.get("/v1/rejects")["rejects"]
+    assert rejected["reason"] == "count_out_of_range"
+    assert json.loads(rejected["payload"]) == events[42]
+
+
+def test_a_malformed_event_is_a_400_that_teaches_and_its_bytes_are_kept(site: Site) -> None:
+    wrong = event(data={"output_tokens": "many"})
+    document = problem(site.post(body(wrong)), 400, "malformed-event")
+    assert document["reason"] == "wrong_type"
+    assert "output_tokens" in document["detail"]
+    site.work()
+    [rejected] = site.get("/v1/rejects", reason="wrong_type")["rejects"]
+    assert json.loads(rejected["payload"]) == wrong
+
+
+@pytest.mark.parametrize("rubbish", [b"", b"{", b"\xff\xfe", b"12", b'[{"id": 1}'])
+def test_a_body_that_does_not_parse_is_a_400(site: Site, rubbish: bytes) -> None:
+    problem(site.post(rubbish), 400, "malformed-body")
+    site.work()
+    assert [line["reason"] for line in site.get("/v1/rejects")["rejects"]] == ["not_json"] * bool(rubbish)
+
+
+def test_a_body_beyond_the_limit_is_a_413_and_is_not_taken(site: Site) -> None:
+    problem(site.post(b" " * 400_001), 413, "too-large")
+    assert site.records() == 0
+
+
+def test_a_foreign_content_type_is_a_415(site: Site) -> None:
+    document = problem(site.post(body(event()), "text/plain"), 415, "unsupported-media-type")
+    assert "application/cloudevents+json" in document["detail"]
+
+
+def test_a_full_log_is_a_507_and_the_event_was_not_taken(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(topic: str, messages: list[Message]) -> None:
+        raise LogFull("the log is full: raise its limit")
+
+    monkeypatch.setattr(site.house.log, "append", full)
+    problem(site.post(body(event())), 507, "log-full")
+
+
+@pytest.mark.parametrize(
+    ("path", "params"),
+    [
+        ("/v1/chargeback", {"group_by": "colour"}),
+        ("/v1/chargeback", {"from": "yesterday"}),
+        ("/v1/chargeback", {"from": "2026-11-02", "to": "2026-11-01"}),
+        ("/v1/usage", {"every": "fortnight"}),
+        ("/v1/usage", {"from": "2026-11-01T00:00:00"}),
+        ("/v1/rejects", {"limit": "0"}),
+        ("/v1/rejects", {"after": "page two"}),
+        ("/v1/rejects", {"reason": "dislike"}),
+        ("/v1/alerts", {"limit": "many"}),
+    ],
+)
+def test_a_wrong_parameter_is_a_400_that_says_what_to_do(site: Site, path: str, params: dict[str, str]) -> None:
+    problem(site.http.get(path, params=params), 400, "invalid-parameter")
+
+
+def test_unknown_paths_and_methods_are_problems_too(site: Site) -> None:
+    problem(site.http.get("/v2/chargeback"), 404, "not-found")
+    problem(site.http.delete("/v1/chargeback"), 405, "method-not-allowed")
+
+
+def test_budgets_alerts_slo_and_usage_tell_of_the_same_event(site: Site) -> None:
+    site.post(body(event()))
+    site.work()
+    [budget] = site.get("/v1/budgets")["budgets"]
+    assert (budget["spent"], budget["limit"], budget["state"]) == ("0.003500000000", "0.001000000000", "exceeded")
+    assert budget["thresholds_crossed"] == ["50", "100"]
+    alerts = site.get("/v1/alerts")["alerts"]
+    assert sorted(alert["threshold"] for alert in alerts) == ["100", "50"]
+    assert {alert["state"] for alert in alerts} == {"delivered"}
+    [objective] = site.get("/v1/slo")["objectives"]
+    assert (objective["good"], objective["total"], objective["compliance"]) == (1, 1, 1.0)
+    assert objective["duration_ms"]["p95"] == pytest.approx(1_500, rel=0.01)
+    usage = site.get("/v1/usage", every="day", group_by="tenant")
+    assert usage["total"]["by_status"]["ok"] == 1
+    assert usage["lines"][0]["tenant"] == "acme"
+
+
+def test_rejects_are_read_page_by_page(site: Site) -> None:
+    site.post(b"[" + b",".join(b"%d" % i for i in range(5)) + b"]", "application/json")
+    site.work()
+    seen, after = [], {}
+    for _ in range(3):
+        page = site.get("/v1/rejects", limit=2, **after)
+        seen += [line["payload"] for line in page["rejects"]]
+        after = {"after": page["next"]}
+    assert sorted(seen) == ["0", "1", "2", "3", "4"]
+    assert page["next"] is None
+
+
+def test_health_and_readiness(site: Site) -> None:
+    assert site.get("/healthz")["status"] == "ok"
+    ready = site.get("/readyz")
+    assert ready["status"] == "ok"
+    assert ready["checks"]["lake_lag_records"] == 0
+    site.workers_alive = False
+    answer = site.http.get("/readyz")
+    assert (answer.status_code, answer.json()["status"]) == (503, "unready")
+
+
+def test_the_openapi_document_names_every_route_with_a_summary_and_its_problems(site: Site) -> None:
+    document = site.get("/openapi.json")
+    assert set(document["paths"]) == {
+        "/v1/events", "/v1/chargeback", "/v1/usage", "/v1/slo", "/v1/budgets", "/v1/alerts", "/v1/rejects",
+        "/healthz", "/readyz",
+    }  # fmt: skip
+    for path, methods in document["paths"].items():
+        for method in methods.values():
+            assert method["summary"], path
+            assert method["description"], path
+    assert "Problem" in document["components"]["schemas"]
