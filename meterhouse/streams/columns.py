@@ -12,8 +12,14 @@ import pyarrow.compute as pc
 
 Ints = npt.NDArray[np.int64]
 
+Coded = tuple[npt.NDArray[np.integer[Any]], int]
+"""A column of integers from 0 and their bound."""
+
 MAX_PACKED: Final = 2**62
 """Packed keys stay below: one bit of int64 to spare."""
+MAX_SPACE_PER_ROW: Final = 16
+MIN_SPACE: Final = 2**16
+"""Keys that a table of five bytes each may have: where clearing it still costs less than hashing the rows."""
 
 
 def one_chunk(table: pa.Table) -> pa.Table:
@@ -63,31 +69,50 @@ def codes_of(column: pa.ChunkedArray[Any]) -> npt.NDArray[np.int32]:
     return codes
 
 
-def distinct(keys: Ints) -> tuple[Ints, npt.NDArray[np.int32]]:
-    """Distinct values in order of appearance, and per row the place of its value among them: a hash, not a sort."""
-    encoded: Any = pc.dictionary_encode(pa.array(keys))
-    return encoded.dictionary.to_numpy(), encoded.indices.to_numpy()
+def distinct(columns: Sequence[Coded]) -> tuple[Ints, npt.NDArray[np.int32]]:
+    """Groups rows that agree in all columns: (a row number for each group, the group of each row).
 
-
-def one_row_each(group: npt.NDArray[np.int32], groups: int) -> Ints:
-    """For each group the number of a row of it."""
-    rows = np.empty(groups, dtype=np.int64)
-    rows[group] = np.arange(len(group))
-    return rows
-
-
-def pack(columns: Sequence[tuple[npt.NDArray[np.integer[Any]], int]]) -> Ints:
-    """One integer per row, equal where all columns are.
-
-    `columns`: (values, size) with 0 <= value < size. Where the sizes' product is beyond int64, what is packed so far
-    is first renumbered.
+    Exact and unsorted. A small key space is looked up in a table, a large one hashed.
     """
-    packed, size = columns[0][0].astype(np.int64), columns[0][1]
+    packed, size = pack(columns)
+    if size <= max(len(packed) * MAX_SPACE_PER_ROW, MIN_SPACE):
+        present = np.zeros(size, dtype=np.bool_)
+        present[packed] = True
+        groups = np.flatnonzero(present)
+        group_of_key = np.empty(size, dtype=np.int32)
+        group_of_key[groups] = np.arange(len(groups), dtype=np.int32)
+        group = group_of_key.take(packed)
+        return _row_of_each(group, len(groups)), group
+    known, group = _hashed(packed)
+    return _row_of_each(group, known), group
+
+
+def pack(columns: Sequence[Coded]) -> tuple[Ints, int]:
+    """One integer per row, equal where all columns are, and the bound of these integers.
+
+    Where the sizes' product is beyond int64, what is packed so far is first renumbered.
+    """
+    first, size = columns[0]
+    packed = first.astype(np.int64)
     for values, radix in columns[1:]:
+        if radix == 1:
+            continue
         if size * radix > MAX_PACKED:
-            known, packed32 = distinct(packed)
-            packed, size = packed32.astype(np.int64), max(len(known), 1)
+            known, group = _hashed(packed)
+            packed, size = group.astype(np.int64), max(known, 1)
         packed *= radix
         packed += values
         size *= radix
-    return packed
+    return packed, size
+
+
+def _hashed(keys: Ints) -> tuple[int, npt.NDArray[np.int32]]:
+    """How many distinct keys there are, and for each row the place of its key among them."""
+    encoded: Any = pc.dictionary_encode(pa.array(keys))
+    return len(encoded.dictionary), encoded.indices.to_numpy()
+
+
+def _row_of_each(group: npt.NDArray[np.int32], groups: int) -> Ints:
+    rows = np.empty(groups, dtype=np.int64)
+    rows[group] = np.arange(len(group))
+    return rows

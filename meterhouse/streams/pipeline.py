@@ -198,8 +198,7 @@ def _rows(events: pa.Table, wanted: Mask) -> pa.Table:
 
 
 def _charges(requests: pa.Table, rated: Rated, control_version: int) -> pa.Table:
-    columns: dict[str, Any] = {name: requests[name] for name in CHARGE_SCHEMA.names if name in requests.column_names}
-    columns |= rated.columns()
+    columns: dict[str, Any] = {**dict(zip(requests.column_names, requests.columns, strict=True)), **rated.columns()}
     columns["control_version"] = pa.array(np.full(len(requests), control_version, dtype=np.int32))
     return pa.Table.from_arrays([columns[name] for name in CHARGE_SCHEMA.names], schema=CHARGE_SCHEMA)
 

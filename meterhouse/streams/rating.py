@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from meterhouse.ingest.batch import NAME
 from meterhouse.ingest.event import BILLED_STATUSES, TOKEN_KINDS
-from meterhouse.streams.columns import codes_of, distinct, int64s, names_of, one_row_each, pack, times_us
+from meterhouse.streams.columns import Coded, codes_of, distinct, int64s, names_of, times_us
 from meterhouse.streams.rate_card import NO_CARD, Rates
 
 Ints = npt.NDArray[np.int64]
@@ -95,16 +95,16 @@ def _card_rows(requests: pa.Table, rates: Rates) -> npt.NDArray[np.int32]:
     provider, model = codes_of(requests["provider"]), codes_of(requests["model"])
     first, last = np.searchsorted(rates.changes_us, (times.min(), times.max()), side="right")
     changes = rates.changes_us[first:last]
-    columns: list[tuple[npt.NDArray[np.integer[Any]], int]] = [
+    columns: list[Coded] = [
         (tenant_class, len(rates.negotiated) + 1),
         (provider, len(providers)),
         (model, len(models)),
     ]
     if len(changes):
         columns.append((np.searchsorted(changes, times, side="right"), len(changes) + 1))
-    packed, group = distinct(pack(columns))
-    cards = np.full(len(packed), NO_CARD, dtype=np.int32)
-    for number, request in enumerate(one_row_each(group, len(packed)).tolist()):
+    one_of_group, group = distinct(columns)
+    cards = np.full(len(one_of_group), NO_CARD, dtype=np.int32)
+    for number, request in enumerate(one_of_group.tolist()):
         series = rates.series_of(int(tenant_class[request]), providers[provider[request]], models[model[request]])
         if series is not None:
             cards[number] = series.at(times[request : request + 1])[0]

@@ -16,6 +16,7 @@ import pyarrow as pa
 from meterhouse.ingest.batch import NAME, TIME
 from meterhouse.ingest.event import REFUSED_STATUSES, TOKEN_KINDS
 from meterhouse.streams.columns import (
+    Coded,
     chunk,
     codes_of,
     distinct,
@@ -23,8 +24,6 @@ from meterhouse.streams.columns import (
     int64s,
     names_of,
     one_chunk,
-    one_row_each,
-    pack,
     times_us,
 )
 from meterhouse.streams.latency import BUCKETS, buckets
@@ -108,14 +107,16 @@ def _with_time(table: pa.Table, span_us: int) -> pa.Table:
 
 def _grouped(keys: pa.Table) -> tuple[pa.Table, Groups]:
     """The distinct rows of `keys`, and for each row its place among them."""
-    packed, group = distinct(pack([_numbered(column) for column in keys.columns]))
-    return keys.take(one_row_each(group, len(packed))), group
+    rows, group = distinct([_coded(column) for column in keys.columns])
+    return keys.take(rows), group
 
 
-def _numbered(column: pa.ChunkedArray[Any]) -> tuple[npt.NDArray[np.integer[Any]], int]:
-    """A key column as numbers from 0 and their bound. A name's null is 0. A time is a whole minute."""
+def _coded(column: pa.ChunkedArray[Any]) -> Coded:
+    """A key column as numbers from 0 and their bound. A time is a whole minute."""
     if column.type == NAME:
-        return codes_of(column) + 1, len(chunk(column).dictionary) + 1
+        size = len(chunk(column).dictionary)
+        codes = codes_of(column)
+        return (codes + 1, size + 1) if column.null_count else (codes, max(size, 1))
     values = times_us(column) // MINUTE_US if column.type == TIME else int32s(column).astype(np.int64)
     if not len(values):
         return values, 1
