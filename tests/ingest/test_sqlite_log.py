@@ -497,3 +497,38 @@ def test_an_idle_reader_looks_rarely(log: SqliteLog) -> None:
     assert consumer.poll(1, 0.5) == []
     assert looks < 50
     assert time.process_time() - before_s < 0.25
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_waiting_reader_is_woken_by_an_append_and_by_closing(
+    log: SqliteLog, monkeypatch: pytest.MonkeyPatch, closes: bool
+) -> None:
+    monkeypatch.setattr(sqlite_consumer, "LOOK_S", (3_600.0, 3_600.0))
+    consumer = reader(log)
+    looked = threading.Event()
+    take = consumer._take
+
+    def noticed(max_records: int) -> list[Records]:
+        runs = take(max_records)
+        looked.set()
+        return runs
+
+    consumer._take = noticed  # type: ignore[method-assign]
+
+    def act() -> None:
+        assert looked.wait(DEADLINE_S)
+        if closes:
+            log.close()
+        else:
+            fill(log, 1)
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    began = time.monotonic()
+    if closes:
+        with pytest.raises(LogError, match="closed"):
+            consumer.poll(1, DEADLINE_S)
+    else:
+        assert values(consumer.poll(1, DEADLINE_S)) == [b"x"]
+    assert time.monotonic() - began < DEADLINE_S / 2
+    thread.join()
