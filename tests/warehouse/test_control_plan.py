@@ -13,6 +13,7 @@ from meterhouse.warehouse.control_plan import _in_order
 from tests.warehouse.control_texts import NOW_US, applied, edited, planned, problems
 
 HOUR_US = 3_600_000_000
+Frozen = tuple[int, int, tuple[tuple[str, int], ...]]
 LATER = """  - provider: atlas
     model: large
     valid_from: {at}
@@ -268,7 +269,8 @@ def test_the_files_order_holds_and_nothing_stored_is_lost(stored: list[int], lis
 @settings(max_examples=100, deadline=None)
 def test_a_price_that_was_in_force_never_changes_whatever_is_applied(edits: list[tuple[int, int]], step: int) -> None:
     """Cards at hours around a moving now: whatever is accepted, no card in force gets other prices, no id returns."""
-    snapshot, now_us, prices_of = applied("tenants: []"), NOW_US, {}
+    snapshot, now_us = applied("tenants: []"), NOW_US
+    prices_of: dict[int, Frozen] = {}
     for hours, input_price in edits:
         now_us += step * HOUR_US
         at = f"2026-11-23T{12 + hours:02d}:00:00Z"
@@ -281,5 +283,5 @@ def test_a_price_that_was_in_force_never_changes_whatever_is_applied(edits: list
             assert prices_of.setdefault(card[0], card) == card
 
 
-def _frozen(card: RateCard) -> tuple[int, int, tuple[tuple[str, int], ...]]:
+def _frozen(card: RateCard) -> Frozen:
     return (card.id, card.valid_from_us, tuple(card.pico_per_token.items()))

@@ -49,7 +49,7 @@ class Requests:
     streamed: Flags
     labelled: Flags
     embedding: Flags
-    tokens: Ints  # (5, n): input, output, cache read, cache write, reasoning
+    tokens: Ints  # (5, n): input, cache read, cache write, output, reasoning, as in event.WIRE_TOKEN_COUNTS
     queue_us: Ints
     first_token_us: Ints  # -1: none was sent
     duration_us: Ints
@@ -125,7 +125,7 @@ def _tokens(workload: Workload, application: Ints, embeds: Flags, status: Ints, 
     cache_read = _part(given, workload.cache_read_share, 0.30, 0.95, rng)
     cache_write = _part(given - cache_read, workload.cache_write_share, 0.20, 0.80, rng)
     reasoning = _part(output, workload.reasoning_share, 0.20, 0.80, rng)
-    tokens = np.stack([given, output, cache_read, cache_write, reasoning])
+    tokens = np.stack([given, cache_read, cache_write, output, reasoning])
     return np.where(status >= THROTTLED, 0, tokens)  # refused ones never reached a model
 
 
@@ -135,8 +135,8 @@ def _latency(tokens: Ints, model: Ints, embeds: Flags, status: Ints, rng: Genera
     pace = 0.5 + (model % 4) * 0.25  # a fast model, a slower one ...
     refused = status >= THROTTLED
     queue_us = np.where(refused, 0, (8_000 * noise[0] ** 3).astype(np.int64))
-    prefill_us = (FIRST_TOKEN_US + PER_UNCACHED_TOKEN_US * (tokens[0] - tokens[2])) * pace * noise[1]
-    decode_us = PER_OUTPUT_TOKEN_US * tokens[1] * pace * noise[2]
+    prefill_us = (FIRST_TOKEN_US + PER_UNCACHED_TOKEN_US * (tokens[0] - tokens[1])) * pace * noise[1]
+    decode_us = PER_OUTPUT_TOKEN_US * tokens[3] * pace * noise[2]
     first_us = queue_us + prefill_us.astype(np.int64)
     duration_us = np.where(refused, (2_000 * noise[1]).astype(np.int64), first_us + decode_us.astype(np.int64))
     silent = embeds | (status == ERROR) | refused

@@ -36,9 +36,9 @@ class _RequestData(msgspec.Struct, omit_defaults=True):
     user: str
     region: str
     input_tokens: int = 0
-    output_tokens: int = 0
     cache_read_input_tokens: int = 0
     cache_write_input_tokens: int = 0
+    output_tokens: int = 0
     reasoning_output_tokens: int = 0
     http_status: int | None = None
     duration_us: int | None = None
@@ -55,9 +55,9 @@ class _InferenceData(msgspec.Struct, omit_defaults=True):
     node: str
     accelerator: str
     input_tokens: int = 0
-    output_tokens: int = 0
     cache_read_input_tokens: int = 0
     cache_write_input_tokens: int = 0
+    output_tokens: int = 0
     reasoning_output_tokens: int = 0
     accelerator_us: int | None = None
     queue_us: int | None = None
