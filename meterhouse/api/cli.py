@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from meterhouse.api import cli_demo, cli_feed, cli_reports, cli_work
-from meterhouse.api.cli_common import WRONG_USE, configure_logging, fail
+from meterhouse.api.cli_common import WRONG_USE, configure_output, fail
 from meterhouse.api.settings import Settings, problems_of
 
 app = typer.Typer(
@@ -31,17 +31,15 @@ def settings(
     ] = None,
 ) -> None:
     """The meter and the books of an LLM platform: request events in, exact chargeback, budgets and SLOs out."""
-    configure_logging()
+    configure_output()
     try:
         ctx.obj = Settings() if home is None else Settings(home=home)
     except ValueError as wrong:
         fail(problems_of(wrong), WRONG_USE)
 
 
-cli_work.add_to(app)
-cli_feed.add_to(app)
-cli_reports.add_to(app)
-cli_demo.add_to(app)
+for group in (cli_demo, cli_work, cli_feed, cli_reports):
+    group.add_to(app)
 
 
 def with_home_first(arguments: list[str]) -> list[str]:

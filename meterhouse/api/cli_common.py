@@ -38,6 +38,9 @@ _FAILURES: Final = (
     DatabaseTooNew, BooksError,
 )  # fmt: skip
 
+FILE_WIDTH: Final = 160
+"""Columns of a table that goes to a file or a pipe."""
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -136,8 +139,11 @@ def stopped_by_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def configure_logging() -> None:
-    """Structured lines on stderr: for people at a terminal, else JSON. No payloads are ever logged."""
+def configure_output() -> None:
+    """Tables as wide as the terminal, or wide enough for a file; structured log lines on stderr, for people at a
+    terminal, else JSON. No payloads are ever logged."""
+    if not out.is_terminal:
+        out.width = FILE_WIDTH
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

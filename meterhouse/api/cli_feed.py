@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, BinaryIO, Final
+from typing import Annotated, BinaryIO, Final, TypeVar
 
 import typer
 
@@ -18,7 +18,9 @@ from meterhouse.ingest.encode import Encoded, to_json
 from meterhouse.ingest.event import Event
 from meterhouse.ingest.formats import azure_llm, mooncake
 from meterhouse.ingest.formats.replay_rule import ReplayRule, TraceError, TraceRow, replayed, span
+from meterhouse.ingest.log import USAGE_EVENTS
 from meterhouse.ingest.publisher import append_events
+from meterhouse.ingest.simulate import Arrival, Workload, arrivals, records
 from meterhouse.streams.control import Snapshot
 
 
@@ -33,6 +35,13 @@ _ROWS: Final[dict[TraceFormat, Callable[[Iterable[bytes]], Iterator[TraceRow]]]]
 }
 MAX_SHUFFLED: Final = 5_000_000
 """Shuffling holds the trace in memory: so many events are about 3 GB."""
+
+_RUN_EVENTS: Final = 20_000
+"""Events in one append of the log: some MB, and the bar moves."""
+_RUN_RECORDS: Final = 500
+"""Records in one append of a simulated workload: at most some 20 MB."""
+
+T = TypeVar("T")
 
 BatchOption = Annotated[int, typer.Option("--batch", min=1, max=100_000, help="Events of a tenant in one record.")]
 
@@ -71,6 +80,51 @@ def replay(
         except TraceError as wrong:
             fail(f"{file}: {wrong}", WRONG_USE)
     err.print(f"published {count:,} events of {file.name}")
+
+
+def simulate(
+    ctx: typer.Context,
+    events: Annotated[int, typer.Option(min=1, max=1_000_000_000, help="How many arrive in all.")] = 100_000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed, start and control data: the same bytes.")] = 1,
+    rate: Annotated[float, typer.Option(min=0.001, help="Arrivals a second, the mean over a week.")] = 50.0,
+    start: Annotated[
+        str | None, typer.Option(metavar="TIME", help="When the first request ends. [now, less events / rate]")
+    ] = None,
+    batch: BatchOption = 100,
+) -> None:
+    """Publishes a seeded workload of gateways and model nodes: daily rhythm, heavy tails, resends, late events and some
+    poison. Records carry their simulated time of arrival."""
+    begin_us = time_of(start, "--start")
+    with errors(), House(settings_of(ctx)) as house:
+        started_us = now_us() - int(events / rate * 1e6) if begin_us is None else begin_us
+        count = publish_workload(house, events=events, seed=seed, rate=rate, start_us=started_us, batch=batch)
+    err.print(f"published {count:,} events")
+
+
+def publish_workload(house: House, *, events: int, seed: int, rate: float, start_us: int, batch: int = 100) -> int:
+    """Publishes a simulated workload that fits the house's tenants and models, under a progress bar."""
+    snapshot = _with_models(house.control.snapshot())
+    tenants = tuple(tenant.id for tenant in snapshot.tenants)
+    try:
+        workload = Workload(
+            seed=seed, events=events, start_us=start_us, rate=rate, tenants=tenants, models=snapshot.models
+        )
+    except ValueError as wrong:
+        fail(str(wrong), WRONG_USE)
+    count = 0
+
+    def counted() -> Iterator[Arrival]:
+        nonlocal count
+        for arrival in arrivals(workload):
+            count += 1
+            yield arrival
+
+    with progress_bar() as bar:
+        task = bar.add_task("publishing", total=events, note="")
+        for run in _runs(records(counted(), max_events=batch), _RUN_RECORDS):
+            house.log.append(USAGE_EVENTS, run)
+            bar.update(task, completed=count)
+    return count
 
 
 def _events(form: TraceFormat, lines: BinaryIO, rule: ReplayRule, shuffle_seed: int | None) -> Iterator[Encoded]:
@@ -115,13 +169,10 @@ def _publish(house: House, events: Iterable[Encoded], total: int, batch: int, *,
     return count
 
 
-_RUN_EVENTS: Final = 20_000  # one append of the log: some MB, and the bar moves
-
-
-def _runs(events: Iterable[Encoded], size: int) -> Iterator[list[Encoded]]:
-    run: list[Encoded] = []
-    for event in events:
-        run.append(event)
+def _runs(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    run: list[T] = []
+    for item in items:
+        run.append(item)
         if len(run) == size:
             yield run
             run = []
@@ -130,5 +181,5 @@ def _runs(events: Iterable[Encoded], size: int) -> Iterator[list[Encoded]]:
 
 
 def add_to(app: typer.Typer) -> None:
-    for command in (replay,):
+    for command in (simulate, replay):
         app.command(rich_help_panel="Publish")(command)

@@ -33,6 +33,11 @@ class Bucket(StrEnum):
     day = "day"
 
 
+_LESS_TOLD = (
+    "unpriced_requests", "by_status.blocked", "by_status.throttled", "by_status.aborted", "tokens.cache_write",
+    "tokens.reasoning", "billed_requests", "tokens.cache_read", "by_status.error",
+)  # fmt: skip
+"""Columns that a narrow table does without, the first one first."""
 _PAYLOAD_SHOWN = 60
 """Characters of a payload in a table; JSON has all of it."""
 
@@ -65,7 +70,7 @@ def chargeback(
 
 def show_chargeback(report: Json) -> None:
     title = f"Chargeback, {report['currency']}, {_range(report)}"
-    out.print(tables.table(title, report["lines"], total=report["total"]))
+    out.print(tables.table(title, report["lines"], total=report["total"], may_go=_LESS_TOLD, console=out))
     _note(report)
 
 
@@ -82,9 +87,8 @@ def usage(
     with errors(), House(settings_of(ctx)) as house:
         report = Reports(house).usage(span, every.value, names_of(group_by), {})
     if not emit(form, report, report["lines"]):
-        out.print(
-            tables.table(f"Usage per {report['every']}, {_range(report)}", report["lines"], total=report["total"])
-        )
+        title = f"Usage per {report['every']}, {_range(report)}"
+        out.print(tables.table(title, report["lines"], total=report["total"], may_go=_LESS_TOLD, console=out))
         _note(report)
 
 
@@ -116,7 +120,9 @@ def show_slo(report: Json) -> None:
         }
         for line in report["objectives"]
     ]
-    out.print(tables.table("Service level objectives", rows))
+    out.print(
+        tables.table("Service level objectives", rows, may_go=("burn 1d", "ttft p95 ms", "good", "p50 ms"), console=out)
+    )
     _note(report)
 
 
@@ -135,7 +141,7 @@ def show_budgets(report: Json) -> None:
     rows = [
         {
             "budget": line["id"],
-            "window": f"{line['window']['start']} ‥ {line['window']['end']}".replace(":00Z", "Z"),
+            "window": tables.window_name(line["window"]),
             **{name: line[name] for name in ("unit", "limit", "spent", "remaining", "state")},
             "crossed %": " ".join(line["thresholds_crossed"]) or None,
             "forecast": line["forecast"],
@@ -143,7 +149,7 @@ def show_budgets(report: Json) -> None:
         }
         for line in report["budgets"]
     ]
-    out.print(tables.table("Budgets", rows))
+    out.print(tables.table("Budgets", rows, may_go=("then", "remaining", "crossed %", "forecast"), console=out))
     _note(report)
 
 
@@ -165,7 +171,7 @@ def alerts(
 def show_alerts(report: Json) -> None:
     rows = [
         {
-            "created": line["created"],
+            "created": tables.shown_time(line["created"]),
             "budget": line["budget"],
             "reached": f"{line['threshold']} %",
             "spent": line["spent"],
@@ -175,7 +181,7 @@ def show_alerts(report: Json) -> None:
         }
         for line in report["alerts"]
     ]
-    out.print(tables.table("Alerts", rows) if rows else "No alerts.")
+    out.print(tables.table("Alerts", rows, may_go=("delivery", "limit"), console=out) if rows else "No alerts.")
 
 
 def rejects(
@@ -194,7 +200,7 @@ def rejects(
     if not emit(form, report, report["rejects"]):
         rows = [
             {
-                "arrived": line["arrived"],
+                "arrived": tables.shown_time(line["arrived"]),
                 "place": f"{line['partition']}/{line['offset']}/{line['index']}",
                 "tenant": line["tenant"],
                 "reason": line["reason"],
@@ -203,7 +209,11 @@ def rejects(
             }
             for line in report["rejects"]
         ]
-        out.print(tables.table("Rejects (partition/offset/index)", rows) if rows else "No rejects.")
+        out.print(
+            tables.table("Rejects (partition/offset/index)", rows, may_go=("payload", "tenant"), console=out)
+            if rows
+            else "No rejects."
+        )
 
 
 def verify(
@@ -235,7 +245,7 @@ def show_laws(report: Json) -> None:
         }
         for law in laws
     ]
-    out.print(tables.table("Laws", shown))
+    out.print(tables.table("Laws", shown, may_go=("right",), console=out))
     for law in laws:
         for row in law["rows"]:
             out.print(f"  law {law['law']}, {law['name']}: {row}", markup=False, soft_wrap=True)
@@ -243,15 +253,14 @@ def show_laws(report: Json) -> None:
 
 
 def _range(report: Json) -> str:
-    return f"{report['from']} ‥ {report['to']}"
+    return f"{tables.shown_time(report['from'])} ‥ {tables.shown_time(report['to'])}"
 
 
 def _note(report: Json) -> None:
     as_of = report["as_of"]
     lag = "unknown" if as_of["lag_seconds"] is None else f"{as_of['lag_seconds']:.1f} s"
-    out.print(
-        f"as of snapshot {as_of['snapshot']}, events that arrived before {as_of['watermark']}, lag {lag}", style="dim"
-    )
+    watermark = tables.shown_time(as_of["watermark"] or "(unknown)")
+    out.print(f"as of snapshot {as_of['snapshot']}, events that arrived before {watermark}, lag {lag}", style="dim")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -43,7 +43,7 @@ def apply(
         apply_file(house, file)
 
 
-def apply_file(house: House, file: Path) -> None:
+def apply_file(house: House, file: Path, *, quiet: bool = False) -> None:
     made = plan(parse(file.read_bytes()), house.control.snapshot(), now_us())
     for warning in made.warnings:
         err.print(f"note: {warning}", markup=False, soft_wrap=True)
@@ -51,7 +51,8 @@ def apply_file(house: House, file: Path) -> None:
         problems = "\n".join(f"  {problem}" for problem in made.problems)
         fail(f"{file} is refused and nothing was changed:\n{problems}", WRONG_USE)
     version = house.control.apply(made, now_us())
-    _show_changes(made, version)
+    if not quiet:
+        _show_changes(made, version)
 
 
 def _show_changes(made: Plan, version: int) -> None:

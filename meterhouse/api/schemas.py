@@ -107,6 +107,11 @@ class Window(BaseModel):
     end: datetime
 
 
+class BudgetWindow(Window):
+    every: Literal["day", "week", "month"]
+    time_zone: str = Field(description="IANA; the calendar that start and end are midnights of")
+
+
 class SloWindow(BaseModel):
     model_config = ConfigDict(populate_by_name=True)
     from_: datetime = Field(alias="from")
@@ -153,7 +158,7 @@ class Budget(BaseModel):
     id: str
     scope: dict[str, str]
     unit: str
-    window: Window
+    window: BudgetWindow
     limit: str
     spent: str
     reserved: str

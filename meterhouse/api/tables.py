@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +28,7 @@ STATE_STYLES: Final = {
     "differs": "bold red",
 }
 _MONEY: Final = frozenset({"cost", "limit", "spent", "reserved", "remaining", "forecast"})
+_ANY_WIDTH: Final = 10_000
 _SHOWN_DECIMALS: Final = 6
 """A table shows money to the micro-unit; JSON and CSV have all twelve decimals."""
 
@@ -51,20 +58,49 @@ def to_csv(items: Sequence[Json]) -> str:
 
 
 def table(
-    title: str, items: Sequence[Json], *, columns: Iterable[str] | None = None, total: Json | None = None
+    title: str,
+    items: Sequence[Json],
+    *,
+    total: Json | None = None,
+    may_go: Sequence[str] = (),
+    console: Console,
 ) -> Table:
-    """One row per item. Numbers are aligned right and grouped by thousands."""
+    """One row per item; numbers stand right, grouped by thousands. Columns that say nothing (all empty or zero) are
+    left out. Where the console is too narrow columns of `may_go` go, the first named first, and the caption says so."""
     flat = [flatten(item) for item in items]
-    flat_total = None if total is None else flatten(total)
-    names = list(columns or dict.fromkeys(name for item in [*flat, flat_total or {}] for name in item))
-    drawn = Table(title=title, title_justify="left", title_style="bold", header_style="bold", show_footer=bool(total))
+    flat_total = {} if total is None else flatten(total)
+    names = list(dict.fromkeys(name for item in [*flat, flat_total] for name in item))
+    names = [name for name in names if name not in may_go or any(_says_something(item.get(name)) for item in flat)]
+    hidden: list[str] = []
+    while True:
+        drawn = _drawn(title, names, flat, flat_total)
+        droppable = [name for name in may_go if name in names]
+        if not droppable or Measurement.get(console, console.options.update(width=_ANY_WIDTH), drawn).maximum <= (
+            console.width
+        ):
+            break
+        names.remove(droppable[0])
+        hidden.append(_heading(droppable[0]))
+    if hidden:
+        drawn.caption = f"not shown for want of width: {', '.join(hidden)} (--format csv has all)"
+        drawn.caption_justify = "left"
+    return drawn
+
+
+def _says_something(value: Any) -> bool:
+    return value not in (None, 0, "", "0")
+
+
+def _drawn(title: str, names: Sequence[str], flat: Sequence[Json], total: Json) -> Table:
+    drawn = Table(
+        title=title, title_justify="left", title_style="bold", header_style="bold", show_footer=bool(total),
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), footer_style="bold",
+    )  # fmt: skip
     for name in names:
-        values = [item.get(name) for item in flat]
+        values = [item.get(name) for item in [*flat, total]]
         numeric = _leaf(name) in _MONEY or any(isinstance(v, int | float) for v in values)
-        footer = "" if flat_total is None else str(cell(name, flat_total.get(name)))
-        drawn.add_column(
-            _heading(name), justify="right" if numeric else "left", footer=footer, no_wrap=numeric, overflow="fold"
-        )
+        footer = "" if not total else str(cell(name, total[name])) if name in total else ""
+        drawn.add_column(_heading(name), justify="right" if numeric else "left", footer=footer, overflow="fold")
     for item in flat:
         drawn.add_row(*(cell(name, item.get(name)) for name in names))
     return drawn
@@ -83,6 +119,19 @@ def cell(name: str, value: Any) -> Text:
     if _leaf(name) in _MONEY:
         return Text(shown_money(str(value)))
     return Text(str(value), style=STATE_STYLES.get(str(value), ""))
+
+
+def window_name(window: Json) -> str:
+    """A budget's window in its own calendar: `2026-11 Europe/Berlin`, `week of 2026-11-23 UTC`."""
+    zone = ZoneInfo(window["time_zone"])
+    day = datetime.fromisoformat(window["start"]).astimezone(zone).date()
+    named = {"day": str(day), "week": f"week of {day}", "month": f"{day:%Y-%m}"}[window["every"]]
+    return f"{named} {zone.key}"
+
+
+def shown_time(text: str) -> str:
+    """An RFC 3339 time to the second."""
+    return re.sub(r"\.\d+", "", text)
 
 
 def shown_money(text: str) -> str:

@@ -174,7 +174,12 @@ def _budget(line: BudgetLine, currency: str) -> Json:
         "id": line.budget.id,
         "scope": _scope(line.budget.scope),
         "unit": "tokens" if state.limit_pico is None else currency,
-        "window": {"start": rfc3339(state.window_start_us), "end": rfc3339(state.window_end_us)},
+        "window": {
+            "start": rfc3339(state.window_start_us),
+            "end": rfc3339(state.window_end_us),
+            "every": line.budget.window.every,
+            "time_zone": line.budget.window.time_zone,
+        },
         "limit": _amount(state, state.limit),
         "spent": _amount(state, state.spent),
         "reserved": _amount(state, 0),  # reservations come with the gate
