@@ -304,8 +304,9 @@ class _Chunk:
         # A row without tenant or source takes any: it is not good, its key is never used.
         tenant_codes = np.maximum(_codes(tenants), 0).astype(np.int64)
         packed = pa.array(tenant_codes * len(source_words) + np.maximum(_codes(sources), 0)).dictionary_encode()
-        pairs_seen = (divmod(pair, len(source_words)) for pair in packed.dictionary.to_pylist())
-        digests = [pair_digest(tenant_words[tenant], source_words[source]) for tenant, source in pairs_seen]
+        seen: NDArray[np.int64] = packed.dictionary.to_numpy()
+        places = zip(*np.divmod(seen, len(source_words)), strict=True)
+        digests = [pair_digest(tenant_words[tenant], source_words[source]) for tenant, source in places]
         pairs = pa.array(digests, pa.binary(16)).take(packed.indices)
         ids = pc.utf8_slice_codeunits(self._column("id"), 1, -1)
         self._values["key"] = self._reader.keys(pairs, ids)

@@ -115,7 +115,7 @@ def test_a_nodes_event_keeps_device_times_and_nothing_of_a_gateways(decoder: Dec
 
 
 def test_rows_are_in_log_order_across_lanes_and_partitions(decoder: Decoder) -> None:
-    slow = {"time": "2026-11-01t00:00:00z"}  # sound, but only the slow lane reads lower case
+    slow: dict[str, Any] = {"time": "2026-11-01t00:00:00z"}  # sound, but only the slow lane reads lower case
     first = records(
         [as_bytes(event(id="a"), event(id="b", **slow), event(id="c")), as_bytes(event(id="d"))], partition=1
     )
@@ -184,8 +184,23 @@ def test_names_that_look_like_numbers_are_names_if_they_stand_in_quotes(decoder:
     assert [(reject.reason, reject.tenant) for reject in done.rejects] == [(Reason.WRONG_TYPE, "10042")] * 2
 
 
+@pytest.mark.parametrize("text", ['say "hi"', "back\\slash", "a/b", "é😀", " "])
+def test_escapes_in_a_text_are_resolved(decoder: Decoder, text: str) -> None:
+    escaped = as_bytes(event({"user": text, "model": text}, id=text))
+    raw = json.dumps(event({"user": text, "model": text}, id=text), ensure_ascii=False).encode()
+    for row in decode(decoder, [escaped, raw.replace(b"/", b"\\/")]).events.to_pylist():
+        assert (row["user"], row["model"], row["key"]) == (text, text, event_key("acme", "/gateway/1", text))
+
+
 def test_null_and_empty_optional_texts_are_absent(decoder: Decoder) -> None:
-    data = {"environment": "", "user": "", "region": None, "labels": {}, "queue_us": None, "output_tokens": None}
+    data: dict[str, Any] = {
+        "environment": "",
+        "user": "",
+        "region": None,
+        "labels": {},
+        "queue_us": None,
+        "output_tokens": None,
+    }
     [row] = decode(decoder, [as_bytes(event(data))]).events.to_pylist()
     assert [row[name] for name in ("environment", "user", "region", "labels", "queue_us")] == [None] * 5
     assert row["output_tokens"] == 0
@@ -246,6 +261,8 @@ UNSOUND = {
     "model as a number": (as_bytes(event({"model": 4})), Reason.WRONG_TYPE),
     "long model": (as_bytes(event({"model": "m" * 257})), Reason.WRONG_TYPE),
     "model with a NUL": (as_bytes(event({"model": "a\0b"})), Reason.WRONG_TYPE),
+    "user with a line break": (as_bytes(event({"user": "a\nb"})), Reason.WRONG_TYPE),
+    "id with a line break": (as_bytes(event(id="a\nb")), Reason.WRONG_TYPE),
     "user with DEL": (as_bytes(event({"user": "a\x7fb"})), Reason.WRONG_TYPE),
     "half a surrogate pair": (as_bytes(event({"user": "a\ud800b"})), Reason.WRONG_TYPE),
     "streamed as a text": (as_bytes(event({"streamed": "true"})), Reason.WRONG_TYPE),
