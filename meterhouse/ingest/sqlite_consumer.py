@@ -96,7 +96,11 @@ class SqliteConsumer:
                 bounds = bounds_of(connection, self._topic)
                 added = frozenset(bounds.keys() - self._next.keys())
                 if not added:
-                    return self._read(connection, bounds, max_records)
+                    runs = self._read(connection, bounds, max_records)
+                    # No runs before the end: compaction has removed what was next; others may wait behind it.
+                    if runs or all(wanted == bounds[p].next_offset for p, wanted in self._next.items()):
+                        return runs
+                    continue
             # Outside of the transaction: the callback may use the log.
             starts = self._on_assign(added)
             for partition in added:

@@ -459,6 +459,13 @@ def test_a_tombstone_stays_for_a_day_and_a_reader_passes_where_it_was(log: Sqlit
     assert values(consumer.poll(10, 0)) == [b"2"]
 
 
+def test_a_partition_whose_rest_was_compacted_away_does_not_hold_up_others(log: SqliteLog) -> None:
+    log.create_topics([TopicSpec("totals", 2, compacted=True)])
+    log.append("totals", [Message(b"a", None, partition=0), Message(b"a", b"1", partition=1)])
+    log.enforce_retention(T0_US + 2 * TOMBSTONE_US, {})
+    assert [(run.partition, list(run.values)) for run in reader(log, topic="totals").poll(1, 0)] == [(1, [b"1"])]
+
+
 def test_compaction_cannot_be_changed_and_retention_can(log: SqliteLog) -> None:
     with pytest.raises(LogError, match="is not compacted, and that cannot change"):
         log.create_topics([TopicSpec(TOPIC, 2, compacted=True)])
