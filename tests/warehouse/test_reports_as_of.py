@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from meterhouse.warehouse.reports.as_of import AsOf, Committed, Freshness, judged
+from pathlib import Path
+
+from meterhouse.warehouse.lake import Lake, LakeConfig
+from meterhouse.warehouse.reports import as_of as module
+from meterhouse.warehouse.reports.as_of import AsOf, Committed, Freshness, Positions, as_of, positions_of
 from meterhouse.warehouse.reports.to_json import as_of_json
+from tests.builders import T0_US
+from tests.warehouse.filled import fill
 
 NOW = 1_000_000_000
+
+
+def judged(snapshot: int, committed: list[Committed], freshness: Freshness | None) -> AsOf:
+    return module.judged(Positions(snapshot, tuple(committed)), freshness)
 
 
 def test_a_lake_that_is_level_with_the_log_has_all_that_arrived_before_the_log_was_read() -> None:
@@ -50,3 +60,17 @@ def test_it_reads_as_the_contract_says() -> None:
         "lag_seconds": None,
         "offsets": {},
     }
+
+
+def test_positions_are_those_of_the_snapshot_and_are_read_again_only_after_a_commit(tmp_path: Path) -> None:
+    with Lake.open(LakeConfig(tmp_path / "lake.sqlite", tmp_path / "data", threads=1)) as lake:
+        fill(lake, [{"offset": 4}, {"offset": 7, "partition": 1, "arrived": T0_US + 5_000_000}])
+        with lake.read() as cursor:
+            first = positions_of(lake, cursor)
+            assert first.committed == (Committed(0, 5, T0_US), Committed(1, 8, T0_US + 5_000_000))
+            assert positions_of(lake, cursor, first) is first
+            assert as_of(lake, cursor, None) == AsOf(first.snapshot, T0_US, None, {0: 5, 1: 8})
+        fill(lake, [{"offset": 9, "arrived": T0_US + 1}])
+        fresh = Freshness(T0_US + 10_000_000, {0: 10, 1: 8}, positions=first)
+        with lake.read() as cursor:
+            assert as_of(lake, cursor, fresh) == AsOf(first.snapshot + 1, T0_US + 10_000_000, 0, {0: 10, 1: 8})

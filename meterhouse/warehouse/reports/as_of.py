@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import duckdb
 
 from meterhouse.warehouse.lake import Lake
 from meterhouse.warehouse.reports.query import Query
-
-
-@dataclass(frozen=True, slots=True)
-class Freshness:
-    """What the caller knows of the log, since the lake does not: read the clock first, then the log, then report."""
-
-    read_at_us: int  # the clock, before `end_offsets` was read
-    end_offsets: Mapping[int, int]  # per partition, the offset that the next record will get
-    waiting_since_us: Mapping[int, int] = field(default_factory=dict)
-    """Per partition, where known: arrival of the first record that was not committed when the log was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +22,27 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
+class Positions:
+    """All partitions' positions in one snapshot of the lake. Worth keeping between reports: reading them costs as much
+    as a report does (a small table per partition), and they stay true for as long as the snapshot is the newest."""
+
+    snapshot: int
+    committed: tuple[Committed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """What the caller knows of the log, since the lake does not: read the clock first, then the log, then report."""
+
+    read_at_us: int  # the clock, before `end_offsets` was read
+    end_offsets: Mapping[int, int]  # per partition, the offset that the next record will get
+    waiting_since_us: Mapping[int, int] = field(default_factory=dict)
+    """Per partition, where known: arrival of the first record that was not committed when the log was read."""
+    positions: Positions | None = None
+    """As read last: used again when the report's snapshot is still the same."""
+
+
+@dataclass(frozen=True, slots=True)
 class AsOf:
     """Every event that arrived in the log before `watermark_us` is in the figures."""
 
@@ -40,25 +52,33 @@ class AsOf:
     offsets: Mapping[int, int]  # per partition, the next offset to be committed
 
 
-_POSITIONS = Query('SELECT "partition", next_offset, arrived_us FROM positions ORDER BY "partition"')
+_POSITIONS: Final = Query('SELECT "partition", next_offset, arrived_us FROM positions ORDER BY "partition"')
+
+
+def positions_of(lake: Lake, cursor: duckdb.DuckDBPyConnection, known: Positions | None = None) -> Positions:
+    """The positions of the snapshot that `cursor` reads; `known` itself when it is of that snapshot."""
+    snapshot = lake.snapshot_id(cursor)
+    if known is not None and known.snapshot == snapshot:
+        return known
+    return Positions(snapshot, tuple(Committed(*row) for row in _POSITIONS.rows(cursor)))
 
 
 def as_of(lake: Lake, cursor: duckdb.DuckDBPyConnection, freshness: Freshness | None) -> AsOf:
     """Of the snapshot that `cursor` reads. Without `freshness` the lag is unknown, and the watermark is what the
     slowest partition's newest commit tells."""
-    committed = [Committed(*row) for row in _POSITIONS.rows(cursor)]
-    return judged(lake.snapshot_id(cursor), committed, freshness)
+    return judged(positions_of(lake, cursor, freshness.positions if freshness else None), freshness)
 
 
-def judged(snapshot: int, committed: list[Committed], freshness: Freshness | None) -> AsOf:
+def judged(positions: Positions, freshness: Freshness | None) -> AsOf:
     """`as_of` without the lake.
 
     A partition read to its end tells of all arrivals up to the moment the end was read. Another one tells of arrivals
     before its first waiting record or, where that is unknown, before its newest committed one (records arrive in
     order of offset).
     """
-    offsets = {position.partition: position.next_offset for position in committed}
-    arrived = {position.partition: position.arrived_us for position in committed}
+    snapshot = positions.snapshot
+    offsets = {position.partition: position.next_offset for position in positions.committed}
+    arrived = {position.partition: position.arrived_us for position in positions.committed}
     if freshness is None:
         return AsOf(snapshot, _oldest([arrived[p] for p in offsets]), None, offsets)
     complete_until: list[int | None] = []
