@@ -112,6 +112,15 @@ def test_neighbours_overtake_each_other(sound: list[tuple[Arrival, dict[str, Any
     assert sum(later < earlier for earlier, later in pairwise(times)) > len(times) / 10
 
 
+def test_what_arrives_after_its_slice_is_not_lost() -> None:
+    # The network draws as many random numbers whatever its delay, so both streams hold the same requests.
+    at_once = dataclasses.replace(W, network_us=0, retry_share=0.0, late_share=0.0, node_share=0.0, poison_share=0.0)
+    delayed = dataclasses.replace(at_once, network_us=2 * SECOND_US)
+    first = [arrival.payload for arrival in arrivals(dataclasses.replace(at_once, events=20_000))]
+    assert set(first) <= {arrival.payload for arrival in arrivals(dataclasses.replace(delayed, events=24_000))}
+    assert len(set(first)) == len(first)
+
+
 def test_the_rate_is_kept_over_a_week_of_ups_and_downs() -> None:
     week = dataclasses.replace(W, rate=30_000 / 7 / 86_400, events=30_000, late_share=0.0)
     arrived_us = np.array([arrival.arrived_us for arrival in arrivals(week)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -135,6 +136,17 @@ def test_readers_see_the_old_version_while_a_writer_is_at_work(tmp_path: Path, s
         assert store.version() == 9
     finally:
         other.dispose()
+
+
+def test_a_writer_has_its_lock_from_the_beginning(tmp_path: Path, engine: sa.Engine) -> None:
+    # SQLite lets two readers in and then fails the second one's first write at once, however long it would wait.
+    other = sqlite3.connect(tmp_path / "control.sqlite", timeout=0, isolation_level=None)
+    try:
+        with writing(engine), pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+        other.execute("BEGIN IMMEDIATE")
+    finally:
+        other.close()
 
 
 APPLY = """

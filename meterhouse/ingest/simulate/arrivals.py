@@ -49,15 +49,15 @@ def records(
     Append times never go back."""
     filling: list[Arrival] = []
     for arrival in arriving:
-        full = filling and (arrival.arrived_us - filling[0].arrived_us > linger_us or len(filling) >= MAX_FILLING)
-        if full or (arrival.poison and filling):
+        if filling and (arrival.arrived_us - filling[0].arrived_us > linger_us or len(filling) >= MAX_FILLING):
             yield from _flushed(filling, max_events)
             filling = []
         if arrival.poison:
             yield single_message(arrival.tenant, arrival.payload, arrival.arrived_us)
         else:
             filling.append(arrival)
-    yield from _flushed(filling, max_events)
+    if filling:
+        yield from _flushed(filling, max_events)
 
 
 def _flushed(filling: list[Arrival], max_events: int) -> Iterator[Message]:
