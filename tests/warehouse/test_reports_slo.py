@@ -28,8 +28,9 @@ ROWS = [
         "model": ("atlas-large", "atlas-small")[i % 5 % 2],
         "status": STATUSES[i % 11 % 7],
         "time": NOW - i * i * SECOND_US,
-        "duration_us": None if i % 17 == 0 else 1000 + i * 7919 % 60_000,
-        "time_to_first_token_us": None if i % 13 == 0 else i * 104_729 % 9_000,
+        # Some lie exactly on the threshold of `fast` and of `first`: good is strictly below.
+        "duration_us": None if i % 17 == 0 else 20_000 if i % 10 == 0 else 1000 + i * 7919 % 60_000,
+        "time_to_first_token_us": None if i % 13 == 0 else 5_000 if i % 9 == 0 else i * 104_729 % 9_000,
     }
     for i in range(1, 420)
 ]
