@@ -43,14 +43,23 @@ def control() -> books.Control:
 
 
 @pytest.fixture(scope="session")
-def replayed(traces: Make, control: books.Control, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Books]:
+def applied(tmp_path_factory: pytest.TempPathFactory) -> House:
+    """A home with nothing but control data, only to be read or copied."""
+    house = House(tmp_path_factory.mktemp("applied") / "home")
+    house.run("apply", str(CONTROL))
+    return house
+
+
+@pytest.fixture(scope="session")
+def replayed(
+    traces: Make, control: books.Control, applied: House, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Books]:
     """The books of a trace, made once. Tests read this home; one that writes takes a copy."""
     made: dict[str, Books] = {}
 
     def of(trace_format: str) -> Books:
         if trace_format not in made:
-            house, one = House(tmp_path_factory.mktemp(trace_format) / "home"), traces(trace_format)
-            house.run("apply", str(CONTROL))
+            house, one = applied.copy(tmp_path_factory.mktemp(trace_format) / "home"), traces(trace_format)
             house.run("replay", str(one.path), "--format", trace_format, "--start", START)
             house.run("work", "--until-idle")
             events = books.replayed(control, one.path, trace_format, books.microseconds(START))

@@ -62,13 +62,6 @@ EDITS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def applied(tmp_path_factory: pytest.TempPathFactory) -> House:
-    house = House(tmp_path_factory.mktemp("refusals") / "home")
-    house.run("apply", str(CONTROL))
-    return house
-
-
 @pytest.mark.parametrize("name", EDITS)
 def test_a_refused_edit_teaches_and_changes_nothing(applied: House, tmp_path: Path, name: str) -> None:
     refused, before = EDITS[name], applied.control_rows()

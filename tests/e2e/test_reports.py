@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections import Counter
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,7 +34,8 @@ def test_the_trace_meets_every_price_that_the_control_file_changes(kept: Books) 
 
 
 def test_the_bill_equals_the_oracle_to_the_last_digit(kept: Books) -> None:
-    report = kept.house.report("chargeback", "--group-by", ",".join(GROUPS))
+    asked = ("chargeback", "--group-by", ",".join(GROUPS), *SPAN, "--format", "json")
+    report = json.loads(kept.house.run(*asked).stdout)
     assert {"lines": report["lines"], "total": report["total"]} == kept.bill()
     assert (report["currency"], report["group_by"]) == ("USD", list(GROUPS))
     assert (report["from"], report["to"]) == (SPAN[1], SPAN[3])
@@ -62,7 +63,7 @@ def test_a_period_cuts_between_two_events(kept: Books) -> None:
     """`from` is included and `to` is not, to the minute."""
     start, end = "2026-03-28T22:51:00Z", "2026-03-28T23:14:00Z"
     asked = ("chargeback", "--group-by", "tenant", "--from", start, "--to", end, "--format", "json")
-    report = json.loads(kept.house.run(*asked).stdout)
+    report = json.loads(kept.house.ask(*asked))
     inside = [each for each in kept.charges if books.microseconds(start) <= each.event.time < books.microseconds(end)]
     truth = books.chargeback(kept.control, inside, ("tenant",))
     assert {name: report[name] for name in ("lines", "total")} == truth
@@ -84,7 +85,7 @@ def test_a_line_per_kind_adds_up_to_the_whole(kept: Books) -> None:
 
 
 def test_the_csv_says_what_the_json_says(kept: Books) -> None:
-    text = kept.house.run("chargeback", "--group-by", "tenant", *SPAN, "--format", "csv").stdout
+    text = kept.house.ask("chargeback", "--group-by", "tenant", *SPAN, "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(text)))
     lines = kept.house.bill(("tenant",))["lines"]
     assert [(row["tenant"], row["requests"], row["cost"]) for row in rows] == [
@@ -152,24 +153,14 @@ def test_budgets_spend_what_the_oracle_adds_up_per_window(kept: Books) -> None:
     assert len([key for key in expected if key[0] == "retail-day"]) == 2  # midnight in Berlin lies in the trace
 
 
-def test_one_alert_is_raised_per_budget_window_and_threshold(kept: Books) -> None:
-    expected = Counter(
-        (budget["id"], start, percent)
-        for budget in kept.control.budgets
-        for (start, _), spent in books.budget_spend(kept.control, kept.charges, budget).items()
-        for percent in books.crossed(budget, spent)
-    )
-    alerts = kept.house.listing("alerts")
-    ours = Counter(
-        (alert["budget"], books.microseconds(alert["window"]["start"]), Fraction(str(alert["threshold"])))
-        for alert in alerts
-    )
-    assert ours == expected
-    assert len({alert["id"] for alert in alerts}) == len(alerts)
+@pytest.mark.xfail(reason="the lake's catalogue holds the absolute path of its files")
+def test_a_home_can_be_moved(kept: Books, tmp_path: Path) -> None:
+    house = kept.house.copy(tmp_path / "elsewhere")
+    assert house.bill(GROUPS) == kept.house.bill(GROUPS)
 
 
 def test_the_books_balance(kept: Books) -> None:
-    laws = kept.house.report("verify")["laws"]
+    laws = kept.house.report("verify", span=())["laws"]
     assert laws
     assert [law for law in laws if Decimal(str(law["difference"])) != 0] == []
 

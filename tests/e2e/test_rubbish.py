@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from meterhouse.ingest.log import BATCH, CONTENT_TYPE, STRUCTURED, USAGE_EVENTS, Message
+from meterhouse.ingest.log import BATCH, CONTENT_TYPE, STRUCTURED, USAGE_EVENTS, Message, TopicSpec
 from meterhouse.ingest.sqlite_log import SqliteLog
-from tests.e2e.house import CONTROL, House
+from tests.e2e.house import House
 from tests.oracle.books import microseconds
 
 MOMENT = "2026-03-20T12:00:00Z"
@@ -91,6 +91,7 @@ def publish(house: House, values: Sequence[tuple[bytes, str]]) -> None:
     headers = {kind: ((CONTENT_TYPE, kind.encode()),) for kind in (STRUCTURED, BATCH)}
     messages = [Message(TENANT.encode(), value, headers[kind]) for value, kind in values]
     with log_of(house) as log:
+        log.create_topics([TopicSpec(USAGE_EVENTS, partitions=4)])
         log.append(USAGE_EVENTS, messages)
 
 
@@ -110,18 +111,9 @@ def cost_of(events: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> House:
-    """Control data applied, and a log whose topics are made."""
-    house = House(tmp_path_factory.mktemp("rubbish") / "home")
-    house.run("apply", str(CONTROL))
-    house.run("work", "--until-idle")
-    return house
-
-
-@pytest.fixture(scope="module")
-def metered(opened: House, tmp_path_factory: pytest.TempPathFactory) -> House:
+def metered(applied: House, tmp_path_factory: pytest.TempPathFactory) -> House:
     """Each piece of rubbish in a record of its own, a good event before and after."""
-    house = opened.copy(tmp_path_factory.mktemp("metered") / "home")
+    house = applied.copy(tmp_path_factory.mktemp("metered") / "home")
     values = [(as_bytes(event("first")), STRUCTURED)]
     for number, each in enumerate(RUBBISH.values()):
         values += [(each.payload, STRUCTURED), (as_bytes(event(f"good-{number}")), STRUCTURED)]
@@ -136,7 +128,7 @@ def test_neighbours_of_rubbish_are_billed(metered: House) -> None:
 
 
 def test_the_books_balance_with_rubbish_in_them(metered: House) -> None:
-    metered.run("verify")
+    metered.ask("verify")
 
 
 @pytest.mark.parametrize("name", RUBBISH)
@@ -155,21 +147,37 @@ def test_nothing_else_was_rejected(metered: House) -> None:
     assert len(metered.listing("rejects")) == len(RUBBISH)
 
 
-@pytest.mark.parametrize("name", [name for name, each in RUBBISH.items() if each.parses])
-def test_one_bad_event_among_a_hundred_is_rejected_alone(opened: House, tmp_path: Any, name: str) -> None:
-    house, each = opened.copy(tmp_path / "home"), RUBBISH[name]
-    good = [as_bytes(event(f"of-a-batch-{number}")) for number in range(99)]
-    batch = b"[" + b",".join([*good[:41], each.payload, *good[41:]]) + b"]"
-    publish(house, [(batch, BATCH)])
+IN_BATCHES = [name for name, each in RUBBISH.items() if each.parses]
+
+
+@pytest.fixture(scope="module")
+def batched(applied: House, tmp_path_factory: pytest.TempPathFactory) -> House:
+    """For each piece of rubbish that may stand in an array a batch of a hundred: 99 good events, it in place 41."""
+    house = applied.copy(tmp_path_factory.mktemp("batched") / "home")
+    batches = []
+    for name in IN_BATCHES:
+        good = [as_bytes(event(f"beside {name} {number}")) for number in range(99)]
+        batches.append(b"[" + b",".join([*good[:41], RUBBISH[name].payload, *good[41:]]) + b"]")
+    publish(house, [(batch, BATCH) for batch in batches])
     house.run("work", "--until-idle")
-    assert bill_of(house) == (99, 99, cost_of(99))
-    (reject,) = house.listing("rejects")
-    assert (payload_of(reject), reject["index"]) == (each.payload, 41)
-    assert reject["reason"] in each.reasons
+    return house
 
 
-def test_a_batch_that_does_not_parse_is_kept_whole(opened: House, tmp_path: Any) -> None:
-    house = opened.copy(tmp_path / "home")
+def test_a_hundred_events_less_one_are_billed(batched: House) -> None:
+    good = 99 * len(IN_BATCHES)
+    assert bill_of(batched) == (good, good, cost_of(good))
+    assert len(batched.listing("rejects")) == len(IN_BATCHES)
+
+
+@pytest.mark.parametrize("name", IN_BATCHES)
+def test_one_bad_event_among_a_hundred_is_rejected_alone(batched: House, name: str) -> None:
+    (reject,) = (reject for reject in batched.listing("rejects") if payload_of(reject) == RUBBISH[name].payload)
+    assert (reject["offset"], reject["index"]) == (IN_BATCHES.index(name), 41)
+    assert reject["reason"] in RUBBISH[name].reasons
+
+
+def test_a_batch_that_does_not_parse_is_kept_whole(applied: House, tmp_path: Any) -> None:
+    house = applied.copy(tmp_path / "home")
     batch = b"[" + b",".join(as_bytes(event(f"lost-{number}")) for number in range(5))  # no end
     publish(house, [(batch, BATCH), (as_bytes(event("after")), STRUCTURED)])
     house.run("work", "--until-idle")
