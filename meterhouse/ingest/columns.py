@@ -15,15 +15,14 @@ from typing import Any, Final
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 from numpy.typing import NDArray
 
+from meterhouse.ingest.arrow_text import Column, Mask, pc, plain_text, present, times
 from meterhouse.ingest.batch import KEY, NAME, TIME
 from meterhouse.ingest.event import (
     EVENT_TYPES,
     INFERENCE_TYPE,
     MAX_COUNT,
-    MAX_TEXT,
     REQUEST_TYPE,
     STATUSES,
     TOKEN_KINDS,
@@ -31,12 +30,6 @@ from meterhouse.ingest.event import (
 )
 from meterhouse.ingest.fields import HTTP_STATUSES, INFERENCE_FIELDS, REQUEST_FIELDS, Field
 from meterhouse.ingest.validate import canonical_labels, pair_digest, parse_json, text_fault
-
-Mask = NDArray[np.bool_]
-pc: Final[Any] = pyarrow.compute
-"""Without types: the stubs know few of the kernels."""
-Column = Any
-"""An Arrow array. The stubs do not know what its kernels return (an array for an array)."""
 
 # JSON, not VARCHAR, where the text must be told from a number: as VARCHAR 1.0 and "1.0" are the same.
 _ENVELOPE: Final = {
@@ -62,11 +55,6 @@ _NODE_STRUCTURE: Final = {"data": _structure(_NODE_FIELDS)}
 
 _LOOKS_LIKE_JSON: Final = re.compile(r"-?[0-9][0-9.eE+-]*|true|false|[\[{].*", re.DOTALL)
 _WHOLE: Final = r"^-?[0-9]{1,18}$"
-_DAY: Final = "((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))"
-_SURE_TIME: Final = (
-    "^(1[7-9]|2[01])[0-9]{2}-" + _DAY + r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?"
-    r"(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,26 +74,44 @@ class ColumnReader:
 
     def __init__(self) -> None:
         self._duckdb = duckdb.connect(":memory:", config={"threads": 1})
+        # There is nothing to optimise in these queries, and planning is most of the cost of a small run.
+        self._duckdb.execute("PRAGMA disable_optimizer")
 
     def close(self) -> None:
         self._duckdb.close()
 
     def read(self, events: Column) -> Columns:
         """Reads a string array of strict JSON, an event a row."""
-        return _Chunk(self, events).read()
+        try:
+            return _Chunk(self, events).read()
+        except duckdb.InvalidInputException:
+            # DuckDB's parser refuses a text that ours took: no such text is known, and none may stop a meter.
+            valid = self._valid(events)
+        columns = _Chunk(self, pc.if_else(valid, events, "{}")).read()
+        columns.good[~valid.to_numpy(zero_copy_only=False)] = False
+        return columns
 
-    def transform(self, events: Column, structure: dict[str, Any]) -> pa.Table:
-        """JSON → the columns of `structure`, null where absent. Text as VARCHAR, raw JSON text as JSON."""
-        # Structures are built from constants of this module, nothing of an event is in them.
-        sql = f"SELECT unnest(json_transform(event, '{json.dumps(structure)}'), recursive := true) FROM event_text"
+    def _valid(self, events: Column) -> Column:
         self._duckdb.register("event_text", pa.table({"event": events}))
         try:
-            table = self._duckdb.sql(sql).to_arrow_table().combine_chunks()
+            sql = "SELECT json_valid(event) FROM event_text"
+            return _single(self._duckdb.sql(sql).to_arrow_table().column(0))
         finally:
             self._duckdb.unregister("event_text")
-        if table.num_rows != len(events):
-            raise AssertionError(f"{len(events)} events became {table.num_rows} rows")
-        return table
+
+    def transform(self, events: Column, structure: dict[str, Any]) -> dict[str, Column]:
+        """JSON → a column per name in `structure`, null where absent. Text as VARCHAR, raw JSON text as JSON."""
+        # Structures are built from constants of this module, nothing of an event is in them.
+        sql = f"SELECT json_transform(event, '{json.dumps(structure)}') FROM event_text"
+        self._duckdb.register("event_text", pa.table({"event": events}))
+        try:
+            read = _single(self._duckdb.sql(sql).to_arrow_table().column(0))
+        finally:
+            self._duckdb.unregister("event_text")
+        columns = dict(zip(structure, read.flatten(), strict=True))
+        if "data" in columns:
+            columns.update(zip(structure["data"], columns.pop("data").flatten(), strict=True))
+        return columns
 
     def keys(self, pairs: Column, ids: Column) -> Column:
         """MD5(pair id) per row."""
@@ -126,14 +132,14 @@ class _Chunk:
     def __init__(self, reader: ColumnReader, events: Column) -> None:
         self._reader = reader
         self._events = events
-        self._table = reader.transform(events, _REQUEST_STRUCTURE)
+        self._columns = reader.transform(events, _REQUEST_STRUCTURE)
         self._good = np.ones(len(events), dtype=np.bool_)
         self._values: dict[str, Column] = {}
         # Columns that hold, as VARCHAR, what may have been a number or an object → the rows.
         self._doubtful: dict[str, Mask] = {}
 
     def read(self) -> Columns:
-        kinds = self._name("type", self._column("type"), EVENT_TYPES.__contains__)
+        kinds = self._name("type", self._columns["type"], EVENT_TYPES.__contains__)
         requests = _equal(kinds, REQUEST_TYPE)
         nodes = _equal(kinds, INFERENCE_TYPE)
         time_us = self._envelope()
@@ -144,19 +150,16 @@ class _Chunk:
         self._key()
         return Columns(self._good, self._values, time_us)
 
-    def _column(self, name: str) -> Column:
-        return _single(self._table.column(name))
-
     def _envelope(self) -> NDArray[np.int64]:
-        versions = self._column("specversion").dictionary_encode()
+        versions = self._columns["specversion"].dictionary_encode()
         self._good &= _equal(versions, '"1.0"')
         for name in ("type", "source", "subject"):
-            self._good &= _present(self._column(name))
-        self._name("source", self._column("source"), _is_name)
-        self._values["tenant"] = self._name("subject", self._column("subject"), _is_name)
+            self._good &= present(self._columns[name])
+        self._name("source", self._columns["source"], _is_name)
+        self._values["tenant"] = self._name("subject", self._columns["subject"], _is_name)
         del self._values["subject"]
-        self._good &= _plain_text(self._column("id")) & _present(self._column("id"))
-        time_us, sure = _times(self._column("time"))
+        self._good &= plain_text(self._columns["id"]) & present(self._columns["id"])
+        time_us, sure = times(self._columns["time"])
         self._good &= sure
         self._values["time"] = pa.array(time_us).cast(TIME)
         return time_us
@@ -166,13 +169,13 @@ class _Chunk:
         mixed = bool(nodes.any())
         counts: dict[str, NDArray[np.int64]] = {}
         for field in REQUEST_FIELDS:
-            column = self._column(field.name)
+            column = self._columns[field.name]
             shared = _SHARED.get(field.name)
             if mixed and shared is None:
                 column = pc.if_else(pa.array(requests), column, pa.scalar(None, column.type))
             if field.required or (shared is not None and shared.required):
                 required_of = nodes if not field.required else requests if shared is None else None
-                absent = ~_present(column)
+                absent = ~present(column)
                 self._good &= ~(absent if required_of is None else absent & required_of)
             self._field(field, column, counts)
         return counts
@@ -185,14 +188,14 @@ class _Chunk:
             for field in _NODE_FIELDS:
                 self._values[field.name] = pa.nulls(size, NAME if field.kind == "name" else pa.int64())
             return
-        table = self._reader.transform(self._events.take(pa.array(rows)), _NODE_STRUCTURE)
+        columns = self._reader.transform(self._events.take(pa.array(rows)), _NODE_STRUCTURE)
         places = np.full(size, -1, dtype=np.int64)
         places[rows] = np.arange(len(rows))
         back = pa.array(places, mask=places < 0)
         for field in _NODE_FIELDS:
-            column = _single(table.column(field.name)).take(back)
+            column = columns[field.name].take(back)
             if field.required:
-                self._good &= _present(column) | ~nodes
+                self._good &= present(column) | ~nodes
             self._field(field, column, {})
 
     def _field(self, field: Field, column: Column, counts: dict[str, NDArray[np.int64]]) -> None:
@@ -202,7 +205,7 @@ class _Chunk:
             case "status":
                 self._name(field.name, column, STATUSES.__contains__)
             case "text":
-                self._good &= _plain_text(column)
+                self._good &= plain_text(column)
                 empty = column.null_count == len(column)
                 self._values[field.name] = column if empty else pc.utf8_slice_codeunits(column, 1, -1)
             case "flag":
@@ -242,9 +245,9 @@ class _Chunk:
         envelope = dict.fromkeys((name for name in self._doubtful if name in _ENVELOPE), "JSON")
         data = dict.fromkeys((name for name in self._doubtful if name not in _ENVELOPE), "JSON")
         structure = {**envelope, **({"data": data} if data else {})}
-        table = self._reader.transform(self._events.take(pa.array(rows)), structure)
+        columns = self._reader.transform(self._events.take(pa.array(rows)), structure)
         for name, doubtful in self._doubtful.items():
-            quoted = pc.starts_with(_single(table.column(name)), '"').fill_null(False).to_numpy(zero_copy_only=False)
+            quoted = pc.starts_with(columns[name], '"').fill_null(False).to_numpy(zero_copy_only=False)
             self._good[rows] &= quoted | ~doubtful[rows]
 
     def _flag(self, name: str, column: Column) -> None:
@@ -308,7 +311,7 @@ class _Chunk:
         places = zip(*np.divmod(seen, len(source_words)), strict=True)
         digests = [pair_digest(tenant_words[tenant], source_words[source]) for tenant, source in places]
         pairs = pa.array(digests, pa.binary(16)).take(packed.indices)
-        ids = pc.utf8_slice_codeunits(self._column("id"), 1, -1)
+        ids = pc.utf8_slice_codeunits(self._columns["id"], 1, -1)
         self._values["key"] = self._reader.keys(pairs, ids)
 
 
@@ -339,72 +342,3 @@ def _or_zero(numbers: Column) -> NDArray[np.int64]:
         return np.zeros(len(numbers), dtype=np.int64)
     values: NDArray[np.int64] = (numbers.fill_null(0) if numbers.null_count else numbers).to_numpy()
     return values
-
-
-def _present(column: Column) -> Mask:
-    if column.null_count == 0:
-        return np.ones(len(column), dtype=np.bool_)
-    present: Mask = column.is_valid().to_numpy(zero_copy_only=False)
-    return present
-
-
-def _text_buffers(column: Column) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """(offsets, bytes) of a string array; one byte more than the text, so that an offset at the end is readable."""
-    _, offsets, data = column.buffers()
-    starts = np.frombuffer(offsets, dtype=np.int32)[column.offset : column.offset + len(column) + 1]
-    text = np.frombuffer(data, dtype=np.uint8) if data is not None else np.zeros(0, dtype=np.uint8)
-    return starts, text
-
-
-def _plain_text(column: Column) -> Mask:
-    """Of JSON texts: absent, or a string of 1 to MAX_TEXT bytes without escapes or control characters."""
-    if column.null_count == len(column):
-        return np.ones(len(column), dtype=np.bool_)
-    offsets, text = _text_buffers(column)
-    text = text[: offsets[-1]]
-    length = np.diff(offsets)
-    first = text[np.minimum(offsets[:-1], max(len(text) - 1, 0))]
-    plain = (first == ord('"')) & (length >= 3) & (length <= MAX_TEXT + 2)
-    # Escaped control characters have a backslash; DEL is the one that JSON leaves bare.
-    odd = (text == ord("\\")) | (text == 0x7F)
-    if odd.any():
-        plain[np.searchsorted(offsets, np.flatnonzero(odd), side="right") - 1] = False
-    if column.null_count:
-        plain |= ~_present(column)
-    result: Mask = plain
-    return result
-
-
-def _times(column: Column) -> tuple[NDArray[np.int64], Mask]:
-    """RFC 3339 texts → (microseconds since 1970 UTC, floored; where that is sure)."""
-    sure = _time_shape(column)
-    texts = column if sure.all() else pc.if_else(pa.array(sure), column, pa.scalar(None, column.type))
-    nanoseconds = pa.timestamp("ns", "UTC")
-    try:
-        times = texts.cast(nanoseconds)
-    except pa.ArrowInvalid:
-        in_range = pc.match_substring_regex(texts, _SURE_TIME).fill_null(False)
-        sure &= in_range.to_numpy(zero_copy_only=False)
-        times = pc.if_else(in_range, texts, pa.scalar(None, texts.type)).cast(nanoseconds)
-    return times.cast(pa.int64()).fill_null(0).to_numpy() // 1_000, sure
-
-
-def _time_shape(column: Column) -> Mask:
-    """Whether a text has RFC 3339's separators where they must be; Arrow's reader also takes other ISO 8601 forms."""
-    offsets, text = _text_buffers(column)
-    length = np.diff(offsets)
-    sure = _present(column) & (length >= 20) & (length <= 35)
-    if not sure.any():
-        return sure
-    start = np.where(sure, offsets[:-1], offsets[:-1][sure][0])
-    end = np.where(sure, offsets[1:], offsets[1:][sure][0])
-    for place, separator in ((4, "-"), (7, "-"), (10, "T"), (13, ":"), (16, ":")):
-        sure &= text[start + place] == ord(separator)
-    utc = text[end - 1] == ord("Z")
-    sign = text[end - 6]
-    offset = ((sign == ord("+")) | (sign == ord("-"))) & (text[end - 3] == ord(":"))
-    digits = np.where(utc, end - 1, end - 6) - start
-    after_seconds = text[start + 19]
-    fraction = (digits >= 21) & (after_seconds == ord("."))
-    sure &= (utc | offset) & ((digits == 19) | fraction)
-    return sure

@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from meterhouse.ingest.arrow_text import Column
 from meterhouse.ingest.batch import EVENT_SCHEMA, TIME, Decoded, Forward, Reason, Reject
 from meterhouse.ingest.binary_mode import is_binary, structured
-from meterhouse.ingest.columns import Column, ColumnReader, Columns
+from meterhouse.ingest.columns import ColumnReader, Columns
 from meterhouse.ingest.event import MAX_EVENT_BYTES, Lateness
 from meterhouse.ingest.log import Records
 from meterhouse.ingest.split import SURELY_SHALLOW_BYTES, Piece, Splitter, Unparsable, is_deep, split_exactly

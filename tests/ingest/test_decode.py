@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from meterhouse.ingest.batch import EVENT_SCHEMA, Decoded, Forward, Reason, Reject
+from meterhouse.ingest.columns import ColumnReader
 from meterhouse.ingest.decode import CHUNK_EVENTS, FEW_EVENTS, Decoder
 from meterhouse.ingest.event import INFERENCE_TYPE, MAX_COUNT, MAX_EVENT_BYTES, REQUEST_TYPE, Lateness
 from meterhouse.ingest.log import BATCH, Records
@@ -473,6 +475,14 @@ def test_usual_events_never_take_the_slow_lane(monkeypatch: pytest.MonkeyPatch) 
     with Decoder(lanes="fast") as decoder:
         done = decoder.decode([records(values, keys=b"10042")], tenants={"10042", "stray"})
     assert (done.events.num_rows, len(done.forwards), done.rejects) == (3, 1, [])
+
+
+def test_a_text_that_duckdb_cannot_parse_costs_only_its_own_row() -> None:
+    sound = as_bytes(event()).decode()
+    reader = ColumnReader()
+    columns = reader.read(pa.array([sound, '{"a":', sound]))
+    reader.close()
+    assert columns.good.tolist() == [True, False, True]
 
 
 def test_few_events_are_decided_one_by_one_and_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
