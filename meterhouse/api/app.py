@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from meterhouse.api import problems, schemas
+from meterhouse.api.figures import Reports
 from meterhouse.api.routes import events, health, reports
 from meterhouse.api.wiring import House
 from meterhouse.ingest.log import LogError
@@ -38,6 +39,7 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
         ],
     )
     app.state.house = house
+    app.state.reports = Reports(house)
     app.state.workers_alive = workers_alive
     problems.install(app)
     _install_domain_errors(app)

@@ -20,7 +20,9 @@ def house(request: Request) -> House:
 
 
 def reports(request: Request) -> Reports:
-    return Reports(house(request))
+    shared = request.app.state.reports
+    assert isinstance(shared, Reports)
+    return shared
 
 
 def ingest(request: Request) -> Ingest:

@@ -11,11 +11,11 @@ from meterhouse.api.wiring import House
 from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, EventLog
 from meterhouse.streams.alerts import OutboxEntry
 from meterhouse.streams.budget import BudgetTotal
-from meterhouse.warehouse.reports.as_of import Freshness
+from meterhouse.streams.control import EMPTY, Snapshot
+from meterhouse.warehouse.reports.as_of import Freshness, Positions, positions_of
 from meterhouse.warehouse.reports.budgets import budgets
 from meterhouse.warehouse.reports.chargeback import chargeback, default_range
 from meterhouse.warehouse.reports.groups import Selection
-from meterhouse.warehouse.reports.query import Query
 from meterhouse.warehouse.reports.rejects import Place, RejectFilter, rejects
 from meterhouse.warehouse.reports.slo import slo
 from meterhouse.warehouse.reports.to_json import rfc3339, to_json
@@ -25,7 +25,6 @@ from meterhouse.warehouse.verify import verify
 Json = dict[str, Any]
 
 _READ_RECORDS = 10_000  # 2 MB of totals at a time
-_NEXT_OFFSETS = Query('SELECT "partition", next_offset FROM positions')
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +52,13 @@ class Reports:
 
     def __init__(self, house: House) -> None:
         self._house = house
+        self._positions: Positions | None = None
+        self._carded = EMPTY
 
     def chargeback(self, span: Span, group_by: Sequence[str], filters: Mapping[str, Sequence[str]]) -> Json:
         house, fresh = self._house, self.freshness()
         selection = Selection(*span.or_month(fresh.read_at_us), filters)
-        return to_json(chargeback(house.lake, house.control.snapshot(), selection, group_by, fresh))
+        return to_json(chargeback(house.lake, self._with_every_card(), selection, group_by, fresh))
 
     def usage(self, span: Span, every: Every, group_by: Sequence[str], filters: Mapping[str, Sequence[str]]) -> Json:
         house, fresh = self._house, self.freshness()
@@ -82,7 +83,7 @@ class Reports:
     def verify(self) -> Json:
         """Every law over the whole lake, budget totals of the compacted topic included."""
         house = self._house
-        snapshot = replace(house.control.snapshot(), rate_cards=house.control.every_card())
+        snapshot = self._with_every_card()
         totals = newest_totals(house.log)
         window_hours = house.settings.dedupe_window_hours
         return to_json(verify(house.lake, snapshot, totals, window_hours, self.freshness()))
@@ -91,27 +92,36 @@ class Reports:
         entries = self._house.outbox.list(from_us=span.from_us, to_us=span.to_us, limit=limit)
         return {"alerts": [alert_json(entry) for entry in entries]}
 
+    def _with_every_card(self) -> Snapshot:
+        """Control data in force with the replaced rate cards too: charges may name them."""
+        snapshot = self._house.control.snapshot()
+        if snapshot.version != self._carded.version:
+            self._carded = replace(snapshot, rate_cards=self._house.control.every_card())
+        return self._carded
+
     def lag_records(self) -> int:
         """Records of the log that the lake does not hold yet."""
         ends = self._house.log.end_offsets(USAGE_EVENTS)
-        committed = self._committed()
+        committed = {each.partition: each.next_offset for each in self._read_positions().committed}
         return sum(max(0, end - committed.get(partition, 0)) for partition, end in ends.items())
-
-    def _committed(self) -> dict[int, int]:
-        with self._house.lake.read() as cursor:
-            return dict(_NEXT_OFFSETS.rows(cursor))
 
     def freshness(self) -> Freshness:
         """What the log knows of what the lake does not hold yet."""
         read_at_us, log = now_us(), self._house.log
-        ends = log.end_offsets(USAGE_EVENTS)
-        committed = self._committed()
+        ends, positions = log.end_offsets(USAGE_EVENTS), self._read_positions()
+        committed = {each.partition: each.next_offset for each in positions.committed}
         waiting: dict[int, int] = {}
         for partition, end in ends.items():
             if (offset := committed.get(partition, 0)) < end:
                 first = log.read(USAGE_EVENTS, partition, offset, 1)
                 waiting |= {partition: first.appended_us[0]} if len(first) else {}
-        return Freshness(read_at_us, ends, waiting)
+        return Freshness(read_at_us, ends, waiting, positions)
+
+    def _read_positions(self) -> Positions:
+        """Read anew only when the lake has a newer snapshot: reading them costs as much as a report."""
+        with self._house.lake.read() as cursor:
+            self._positions = positions_of(self._house.lake, cursor, self._positions)
+        return self._positions
 
 
 def newest_totals(log: EventLog) -> list[BudgetTotal]:
