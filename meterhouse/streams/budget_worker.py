@@ -104,7 +104,8 @@ class EmbeddedBudgetWorker:
 
         Raises LogUnavailable, OutboxUnavailable: nothing is lost, the next turn says what this one could not.
         """
-        runs = self._consumer.poll(POLL_RECORDS, timeout_s)
+        # What an earlier turn could not say does not wait for new totals.
+        runs = self._consumer.poll(POLL_RECORDS, 0.0 if self._book.pending else timeout_s)
         for records in runs:
             self._take(records)
         if self._caught_up():
