@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from meterhouse.streams.alerts import MAX_ERROR_TEXT, Alert, DeliveredBy, OutboxEntry, OutboxUnavailable
 from meterhouse.warehouse.control_tables import ALERTS
@@ -19,9 +19,9 @@ class SqlAlertOutbox:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        # The two dialects have the same clause, each in its own insert.
-        insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
-        self._insert_new = insert(ALERTS).on_conflict_do_nothing(index_elements=["id"])
+        # The two dialects have the same clause, each in its own insert; importing both is felt at every command.
+        dialect = import_module(f"sqlalchemy.dialects.{engine.dialect.name}")
+        self._insert_new = dialect.insert(ALERTS).on_conflict_do_nothing(index_elements=["id"])
 
     def add(self, alerts: Sequence[Alert]) -> int:
         with _available(), writing(self._engine) as connection:
