@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import cached_property
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from sqlalchemy import Engine
 
@@ -14,7 +14,6 @@ from meterhouse.api.settings import Settings
 from meterhouse.ingest.event import Lateness
 from meterhouse.ingest.log import USAGE_EVENTS, TopicSpec
 from meterhouse.ingest.sqlite_log import SqliteLog
-from meterhouse.streams.alerts import AlertSender, Webhook
 from meterhouse.streams.budget_worker import EmbeddedBudgetWorker, budget_topics
 from meterhouse.streams.meter import Meter, MeterSettings
 from meterhouse.warehouse.alert_outbox import SqlAlertOutbox
@@ -22,6 +21,9 @@ from meterhouse.warehouse.control import ControlStore
 from meterhouse.warehouse.database import open_database, sqlite_url
 from meterhouse.warehouse.lake import Lake, LakeConfig
 from meterhouse.warehouse.lake_ledger import LakeLedger
+
+if TYPE_CHECKING:
+    from meterhouse.streams.alert_sender import AlertSender
 
 _DAY_US = 86_400 * 1_000_000
 
@@ -100,6 +102,9 @@ class House:
         return EmbeddedBudgetWorker(self.log, self.control.snapshot, self.outbox, now_us, self.lateness)
 
     def alert_sender(self) -> AlertSender:
+        # Here, since an HTTP client's import is felt at every report.
+        from meterhouse.streams.alert_sender import AlertSender, Webhook
+
         settings = self.settings
         secret = settings.webhook_secret.get_secret_value().encode() if settings.webhook_secret else None
         webhook = Webhook(settings.webhook_url, secret) if settings.webhook_url else None

@@ -14,15 +14,8 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from meterhouse.streams.alerts import (
-    MAX_OUTBOX_FAILURES,
-    AlertSender,
-    MemoryOutbox,
-    OutboxEntry,
-    OutboxUnavailable,
-    RetryPolicy,
-    Webhook,
-)
+from meterhouse.streams.alert_sender import MAX_OUTBOX_FAILURES, AlertSender, RetryPolicy, Webhook
+from meterhouse.streams.alerts import MemoryOutbox, OutboxEntry, OutboxUnavailable
 from meterhouse.streams.budget import Alert
 
 NOW = 1_795_000_000_000_000
