@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
+from time import monotonic
 from typing import Final, Self
 
 import duckdb
@@ -21,6 +23,10 @@ from meterhouse.warehouse.lake_schema import TABLES, LakeTable, create_positions
 _EXTENSIONS: Final = ("sqlite_scanner", "ducklake")
 _ALIAS: Final = "lake"
 _BUSY_TIMEOUT_MS: Final = 5000  # a reader's wait for the catalogue while a commit is written: far beyond any commit
+_LONG_READ_S: Final = 60.0  # well below the time that maintenance keeps every snapshot
+
+TRANSIENT: Final = (duckdb.TransactionException, duckdb.IOException, duckdb.OutOfMemoryException, OSError)
+"""Trouble that may pass: a conflict, a locked catalogue, a full disk."""
 
 
 class LakeError(Exception):
@@ -33,6 +39,10 @@ class LakeMissing(LakeError):
 
 class LakeBusy(LakeError):
     """Another process writes to this lake."""
+
+
+class SnapshotExpired(LakeError):
+    """A read lasted so long that maintenance let its snapshot go: what it read may lack rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +69,12 @@ class LakeConfig:
 
     def attach_sql(self, *, read_only: bool) -> str:
         options = [
-            f"DATA_PATH {_text(str(self.data))}",
+            f"DATA_PATH {sql_text(str(self.data))}",
             "META_JOURNAL_MODE 'WAL'",
             f"META_BUSY_TIMEOUT {_BUSY_TIMEOUT_MS}",
             *(["READ_ONLY"] if read_only else []),
         ]
-        return f"ATTACH {_text(f'ducklake:sqlite:{self.catalogue}')} AS {_ALIAS} ({', '.join(options)})"
+        return f"ATTACH {sql_text(f'ducklake:sqlite:{self.catalogue}')} AS {_ALIAS} ({', '.join(options)})"
 
 
 class WriterLock:
@@ -94,6 +104,7 @@ class Lake:
         self.config = config
         self._connection = connection
         self._lock = lock
+        self.writing = Lock()  # held by a commit or by maintenance of this process
 
     @classmethod
     def open(cls, config: LakeConfig, *, read_only: bool = False) -> Self:
@@ -129,14 +140,31 @@ class Lake:
 
     @contextmanager
     def read(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A cursor in a read transaction: all it reads is of one snapshot."""
+        """A cursor in a read transaction: all it reads is of one snapshot.
+
+        Raises SnapshotExpired at the end when the snapshot did not last as long as the read.
+        """
         cursor = self.cursor()
+        started_s = monotonic()
         try:
             cursor.execute("BEGIN TRANSACTION")
-            self.snapshot_id(cursor)  # the transaction's snapshot is that of its first look
+            snapshot = self.snapshot_id(cursor)  # the transaction's snapshot is that of its first look
             yield cursor
         finally:
             cursor.close()  # rolls back
+        if monotonic() - started_s > _LONG_READ_S:
+            self._check_kept(snapshot)
+
+    def _check_kept(self, snapshot: int) -> None:
+        with closing(self.cursor()) as cursor:
+            kept = cursor.execute(
+                f"SELECT count(*) FROM ducklake_snapshots('{_ALIAS}') WHERE snapshot_id = ?", [snapshot]
+            ).fetchone()
+        if kept != (1,):
+            raise SnapshotExpired(
+                f"this read outlived its snapshot {snapshot}, and may lack rows: ask for a shorter time, or keep"
+                " snapshots longer"
+            )
 
     def snapshot_id(self, cursor: duckdb.DuckDBPyConnection) -> int:
         """The snapshot that this cursor's transaction sees."""
@@ -173,6 +201,12 @@ class Lake:
         cursor.close()
 
 
+def roll_back(cursor: duckdb.DuckDBPyConnection) -> None:
+    """Ends a transaction that failed."""
+    with suppress(duckdb.TransactionException):  # after a failed COMMIT it is gone already
+        cursor.execute("ROLLBACK")
+
+
 def table_names(cursor: duckdb.DuckDBPyConnection) -> set[str]:
     """Names of the lake's tables and views, as this cursor's transaction sees them."""
     rows = cursor.execute(
@@ -197,7 +231,7 @@ def _attach(config: LakeConfig, *, read_only: bool) -> duckdb.DuckDBPyConnection
     connection = duckdb.connect(":memory:", config=settings)
     try:
         for name in _EXTENSIONS:
-            connection.execute(f"LOAD {_text(str(_extension(name)))}")
+            connection.execute(f"LOAD {sql_text(str(_extension(name)))}")
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
         connection.execute(config.attach_sql(read_only=read_only))
     except BaseException:
@@ -219,6 +253,6 @@ def _extension(name: str) -> Path:
     )
 
 
-def _text(value: str) -> str:
+def sql_text(value: str) -> str:
     """A text as an SQL literal."""
     return "'" + value.replace("'", "''") + "'"

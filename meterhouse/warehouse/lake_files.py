@@ -36,8 +36,8 @@ def write_files(table: LakeTable, rows: pa.Table, folder: Path, written: list[Pa
         path.parent.mkdir(parents=True, exist_ok=True)
         written.append(path)
         pq.write_table(part_rows, path, **_options(table.schema))
-        _sync(path)
-        _sync(path.parent)
+        sync_file(path)
+        sync_file(path.parent)
         files.append(path)
     return files
 
@@ -88,7 +88,8 @@ def _options(schema: pa.Schema) -> dict[str, Any]:
     }
 
 
-def _sync(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Returns when what was written to a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

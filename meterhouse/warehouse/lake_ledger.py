@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.resources import files
@@ -18,9 +17,10 @@ import pyarrow as pa
 from meterhouse.ingest.event import TOKEN_KINDS
 from meterhouse.streams.ledger import AcceptedKeys, Counts, Fenced, LedgerUnavailable, Position, Processed
 from meterhouse.streams.memory_ledger import SPEND_SCHEMA
-from meterhouse.warehouse.lake import Lake, table_names
+from meterhouse.warehouse.lake import TRANSIENT, Lake, roll_back, table_names
 from meterhouse.warehouse.lake_files import write_files
 from meterhouse.warehouse.lake_schema import (
+    ADD_FILES,
     CHARGES,
     COUNTS,
     LATENCY_HOUR,
@@ -43,11 +43,6 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _HOUR_US: Final = 3_600 * 1_000_000
 _CHUNK_ROWS: Final = 1_000_000  # keys handed over at a time: 20 MB
 
-_ADD_FILES: Final = "CALL ducklake_add_data_files('lake', ?, ?)"
-
-TRANSIENT: Final = (duckdb.TransactionException, duckdb.IOException, duckdb.OutOfMemoryException, OSError)
-"""Trouble that may pass: a conflict, a locked catalogue, a full disk."""
-
 
 class LakeLedger:
     """The Ledger port on a Lake. Belongs to one thread."""
@@ -58,6 +53,10 @@ class LakeLedger:
         self._chunk_rows = chunk_rows
 
     def seed(self, partitions: int) -> None:
+        with self._lake.writing:
+            self._seed(partitions)
+
+    def _seed(self, partitions: int) -> None:
         present = table_names(self._cursor)
         missing = [p for p in range(partitions) if position_table(p) not in present]
         if not missing:
@@ -70,7 +69,7 @@ class LakeLedger:
             self._cursor.execute(create_positions_view_sql(partitions))
             self._cursor.execute("COMMIT")
         except TRANSIENT as trouble:
-            self._roll_back()
+            roll_back(self._cursor)
             raise LedgerUnavailable(f"no room made for {partitions} partitions: {trouble}") from trouble
 
     def positions(self) -> dict[int, Position]:
@@ -81,6 +80,10 @@ class LakeLedger:
         return {row[0]: Position(row[1], Counts(*row[2:-1]), row[-1]) for row in rows}
 
     def commit(self, unit: Processed) -> int:
+        with self._lake.writing:
+            return self._commit(unit)
+
+    def _commit(self, unit: Processed) -> int:
         written: list[Path] = []
         try:
             self._cursor.execute("BEGIN TRANSACTION")
@@ -88,10 +91,10 @@ class LakeLedger:
             self._append_all(unit, written)
             self._cursor.execute("COMMIT")
         except Fenced:
-            self._roll_back()
+            roll_back(self._cursor)
             raise
         except (duckdb.Error, OSError) as trouble:
-            self._roll_back()
+            roll_back(self._cursor)
             self._resolve(unit, trouble, written)
         return self._lake.snapshot_id(self._cursor)
 
@@ -140,13 +143,9 @@ class LakeLedger:
     def _append(self, table: LakeTable, rows: pa.Table, written: list[Path]) -> None:
         files = write_files(table, rows, self._lake.config.folder_of(table), written)
         if files:
-            self._cursor.execute(_ADD_FILES, [table.name, [str(path) for path in files]])
+            self._cursor.execute(ADD_FILES, [table.name, [str(path) for path in files]])
 
     # -- after trouble -------------------------------------------------------------------------------------------
-
-    def _roll_back(self) -> None:
-        with suppress(duckdb.TransactionException):  # after a failed COMMIT the transaction is gone already
-            self._cursor.execute("ROLLBACK")
 
     def _resolve(self, unit: Processed, trouble: duckdb.Error | OSError, written: Sequence[Path]) -> None:
         """What became of a commit that failed, by the stored positions. Returns when it is in the lake after all.

@@ -49,6 +49,7 @@ class LakeTable:
     time_column: str
     period: str  # day | month
     keys: tuple[str, ...] = ()  # of a table of deltas: rows of equal keys are added up
+    unit: str = ""  # of a table of deltas: what its times are the start of
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -58,13 +59,16 @@ class LakeTable:
 
 CHARGES: Final = LakeTable("charges", CHARGE_SCHEMA, "time", "day")
 NODE_EVENTS: Final = LakeTable("node_events", NODE_EVENT_SCHEMA, "time", "day")
-ROLLUP_MINUTE: Final = LakeTable("rollup_minute", ROLLUP_SCHEMA, "time", "day", ROLLUP_KEYS)
-ROLLUP_HOUR: Final = LakeTable("rollup_hour", ROLLUP_SCHEMA, "time", "month", ROLLUP_KEYS)
-ROLLUP_DAY: Final = LakeTable("rollup_day", ROLLUP_SCHEMA, "time", "month", ROLLUP_KEYS)
-LATENCY_HOUR: Final = LakeTable("latency_hour", LATENCY_SCHEMA, "time", "month", LATENCY_KEYS)
+ROLLUP_MINUTE: Final = LakeTable("rollup_minute", ROLLUP_SCHEMA, "time", "day", ROLLUP_KEYS, "minute")
+ROLLUP_HOUR: Final = LakeTable("rollup_hour", ROLLUP_SCHEMA, "time", "month", ROLLUP_KEYS, "hour")
+ROLLUP_DAY: Final = LakeTable("rollup_day", ROLLUP_SCHEMA, "time", "month", ROLLUP_KEYS, "day")
+LATENCY_HOUR: Final = LakeTable("latency_hour", LATENCY_SCHEMA, "time", "month", LATENCY_KEYS, "hour")
 REJECTS: Final = LakeTable("rejects", REJECT_SCHEMA, "arrived", "month")
 
 TABLES: Final = (CHARGES, NODE_EVENTS, ROLLUP_MINUTE, ROLLUP_HOUR, ROLLUP_DAY, LATENCY_HOUR, REJECTS)
+
+ADD_FILES: Final = "CALL ducklake_add_data_files('lake', ?, ?)"
+"""Parameters: a table's name, a list of paths."""
 
 _DAY_US: Final = 86_400 * 1_000_000
 _PERIODS: Final = {"day": ("year", "month", "day"), "month": ("year", "month")}
@@ -140,14 +144,15 @@ def create_positions_view_sql(partitions: int) -> str:
 
 
 def delta_sum_sql(table: LakeTable, source: str) -> str:
-    """A select that adds up `source`, rows of the table of deltas, to one row per key."""
-    keys = columns_sql(table.keys)
+    """A select that adds up `source`, rows of the table of deltas or finer ones, to one row per key."""
+    start = f'date_trunc(\'{table.unit}\', "time") AS "time"'
+    keys = ", ".join(start if name == "time" else quoted(name) for name in table.keys)
     sums = ", ".join(
         f"sum({quoted(field.name)})::{sql_type(field.type)} AS {quoted(field.name)}"
         for field in table.schema
         if field.name in table.measures
     )
-    return f"SELECT {keys}, {sums} FROM {source} GROUP BY {keys}"
+    return f"SELECT {keys}, {sums} FROM {source} GROUP BY ALL"
 
 
 def by_day(hours: pa.Table) -> pa.Table:

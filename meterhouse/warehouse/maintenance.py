@@ -1,0 +1,270 @@
+"""Maintenance of the lake: merges small files, adds up deltas, lets old snapshots go, removes files nobody needs.
+
+It runs in the writer's process between commits and changes no report. Files are merged by writing one, deleting the
+rows of the others and naming the new one, in one transaction: a reader of an older snapshot goes on reading the old
+files. (DuckLake's own `merge_adjacent_files` shows the newer rows to a reader whose transaction began before them.)
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import duckdb
+
+from meterhouse.warehouse.lake import TRANSIENT, Lake, roll_back, sql_text
+from meterhouse.warehouse.lake_files import sync_file
+from meterhouse.warehouse.lake_schema import ADD_FILES, TABLES, LakeTable, delta_sum_sql, quoted
+
+_DAY_US: Final = 86_400 * 1_000_000
+_MIB: Final = 1 << 20
+_CATALOGUE: Final = "__ducklake_metadata_lake.main"  # DuckLake's own tables
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaintenanceSettings:
+    """When what is done."""
+
+    size_classes: tuple[int, ...] = (_MIB, 32 * _MIB)  # bytes; a file is merged with others of its class, at most twice
+    merge_files: int = 16  # of a class in a folder: a file costs a report about 0.3 ms
+    merge_files_closed: int = 4  # of a day or month that ended a day ago: only late events come
+    merge_bytes: int = 128 * _MIB  # rewritten in a run: commits wait for about 5 s
+    keep_all_us: int = 600 * 1_000_000  # every snapshot, for reports in progress; each holds 0.1 ms of catalogue work
+    keep_daily_us: int = 7 * _DAY_US  # the last snapshot of each day
+    delete_after_us: int = 3_600 * 1_000_000  # from when no snapshot has a file until it goes: a scan may still read it
+    orphan_after_us: int = _DAY_US  # far beyond the longest commit, whose files look like orphans until it ends
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """A file of a table's rows."""
+
+    path: Path
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MaintenanceReport:
+    """What a run did, and how long it took."""
+
+    merged_files: int = 0
+    merged_into: int = 0
+    rows_before: int = 0  # of the merged files
+    rows_after: int = 0  # fewer when deltas were added up
+    expired_snapshots: int = 0
+    dropped_positions: int = 0  # rows of the catalogue that held positions no snapshot shows
+    deleted_files: int = 0
+    orphans: int = 0
+    duration_us: int = 0
+    trouble: tuple[str, ...] = field(default=())  # steps that could not be done; the next run tries again
+
+
+def maintain(
+    lake: Lake,
+    now_us: int,
+    settings: MaintenanceSettings | None = None,
+    *,
+    timer: Callable[[], float] = time.perf_counter,
+) -> MaintenanceReport:
+    """Does what is due at `now_us` (microseconds, of the clock that snapshots have). Cheap when nothing is.
+
+    Waits for a commit in progress, and holds up the next. Passing trouble is told in the report, not raised.
+    """
+    settings = settings or MaintenanceSettings()
+    started = timer()
+    report = MaintenanceReport()
+    with lake.writing:
+        cursor = lake.cursor()
+        try:
+            for step in (_merge, _expire, _drop_positions, _delete_files, _delete_orphans):
+                try:
+                    report = step(_Run(lake, cursor, now_us, settings), report)
+                except TRANSIENT as trouble:
+                    roll_back(cursor)
+                    report = replace(report, trouble=(*report.trouble, f"{step.__name__.strip('_')}: {trouble}"))
+        finally:
+            cursor.close()
+    return replace(report, duration_us=round((timer() - started) * 1e6))
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    lake: Lake
+    cursor: duckdb.DuckDBPyConnection
+    now_us: int
+    settings: MaintenanceSettings
+
+    def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        return self.cursor.execute(sql, list(parameters)).fetchall()
+
+    def ago(self, span_us: int) -> datetime:
+        return datetime.fromtimestamp((self.now_us - span_us) / 1e6, UTC)
+
+
+# -- merging ---------------------------------------------------------------------------------------------------------
+
+
+def due_merges(files: Iterable[DataFile], now_us: int, settings: MaintenanceSettings) -> list[list[DataFile]]:
+    """Groups of files worth merging: of one folder (a day or a month) and one size class, when there are enough."""
+    groups: dict[tuple[Path, int], list[DataFile]] = defaultdict(list)
+    for each in files:
+        for size_class in settings.size_classes:
+            if each.size_bytes < size_class:
+                groups[each.path.parent, size_class].append(each)
+                break
+    due = []
+    for (folder, _), group in sorted(groups.items()):
+        closed = folder_end_us(folder) <= now_us - _DAY_US
+        if len(group) >= (settings.merge_files_closed if closed else settings.merge_files):
+            due.append(group)
+    return due
+
+
+def folder_end_us(folder: Path) -> int:
+    """When the day or month ends whose files are in a folder `year=Y/month=M[/day=D]`; microseconds."""
+    parts = {name: int(value) for name, _, value in (part.partition("=") for part in folder.parts[-3:]) if value}
+    year, month = parts["year"], parts["month"]
+    if "day" in parts:
+        return int(datetime(year, month, parts["day"], tzinfo=UTC).timestamp()) * 1_000_000 + _DAY_US
+    following = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
+    return int(following.timestamp()) * 1_000_000
+
+
+def _merge(run: _Run, report: MaintenanceReport) -> MaintenanceReport:
+    budget_bytes = run.settings.merge_bytes
+    for table in TABLES:
+        found = run.rows("SELECT data_file, data_file_size_bytes FROM ducklake_list_files('lake', ?)", [table.name])
+        files = [DataFile(Path(str(path)), int(str(size))) for path, size in found]
+        for group in due_merges(files, run.now_us, run.settings):
+            chosen = within(group, budget_bytes)
+            if len(chosen) < 2:
+                continue
+            budget_bytes -= sum(each.size_bytes for each in chosen)
+            before, after = _merge_files(run, table, [each.path for each in chosen])
+            report = replace(
+                report,
+                merged_files=report.merged_files + len(chosen),
+                merged_into=report.merged_into + 1,
+                rows_before=report.rows_before + before,
+                rows_after=report.rows_after + after,
+            )
+    return report
+
+
+def within(files: Sequence[DataFile], budget_bytes: int) -> list[DataFile]:
+    """The smallest of `files` that come to at most `budget_bytes`."""
+    chosen = []
+    for each in sorted(files, key=lambda file: (file.size_bytes, file.path)):
+        budget_bytes -= each.size_bytes
+        if budget_bytes < 0:
+            break
+        chosen.append(each)
+    return chosen
+
+
+def _merge_files(run: _Run, table: LakeTable, paths: Sequence[Path]) -> tuple[int, int]:
+    """Puts the rows of `paths`, all of one folder, into one file. Returns the number of rows before and after."""
+    merged = paths[0].parent / f"{uuid4()}.parquet"
+    names = [str(path) for path in paths]
+    try:
+        run.rows("BEGIN TRANSACTION")
+        sums = _sums(run, table, names)
+        run.rows(
+            f"COPY ({_merged_sql(table)}) TO {sql_text(str(merged))}"
+            " (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, PARQUET_VERSION v2)",
+            [names],
+        )
+        sync_file(merged)
+        run.rows(f"DELETE FROM {table.name} WHERE filename IN ?", [names])
+        run.rows(ADD_FILES, [table.name, [str(merged)]])
+        merged_sums = _sums(run, table, [str(merged)])
+        if merged_sums[1:] != sums[1:] or (not table.keys and merged_sums != sums):
+            raise AssertionError(f"merging {len(paths)} files of {table.name} changed its sums: {sums} → {merged_sums}")
+        run.rows("COMMIT")
+    except BaseException:
+        roll_back(run.cursor)
+        merged.unlink(missing_ok=True)
+        raise
+    return int(str(sums[0])), int(str(merged_sums[0]))
+
+
+def _merged_sql(table: LakeTable) -> str:
+    """The rows of the files `?` as they are merged: deltas are added up, other rows stand in the log's order."""
+    source = f"SELECT * FROM {table.name} WHERE filename IN ?"
+    if table.keys:
+        return f'{delta_sum_sql(table, f"({source})")} ORDER BY "time", tenant'
+    return f'{source} ORDER BY "partition", "offset", "index"'
+
+
+def _sums(run: _Run, table: LakeTable, names: Sequence[str]) -> tuple[object, ...]:
+    """The number of rows of the files `names`, and the sum of each measure."""
+    sums = "".join(f", sum({quoted(name)})" for name in table.measures)
+    return run.rows(f"SELECT count(*){sums} FROM {table.name} WHERE filename IN ?", [names])[0]
+
+
+# -- letting go ------------------------------------------------------------------------------------------------------
+
+
+def expirable(snapshots: Iterable[tuple[int, int]], now_us: int, settings: MaintenanceSettings) -> list[int]:
+    """Which of `snapshots` (id, time in microseconds) may go: all but the newest, the young, and each day's last."""
+    ordered = sorted(snapshots)
+    last_of_day = {time_us // _DAY_US: id_ for id_, time_us in ordered}
+    return [
+        id_
+        for id_, time_us in ordered[:-1]
+        if time_us <= now_us - settings.keep_all_us
+        and (last_of_day[time_us // _DAY_US] != id_ or time_us <= now_us - settings.keep_daily_us)
+    ]
+
+
+def _expire(run: _Run, report: MaintenanceReport) -> MaintenanceReport:
+    found = run.rows("SELECT snapshot_id, epoch_us(snapshot_time) FROM ducklake_snapshots('lake')")
+    snapshots = [(int(str(id_)), int(str(time_us))) for id_, time_us in found]
+    due = expirable(snapshots, run.now_us, run.settings)
+    if due:
+        run.cursor.execute(f"CALL ducklake_expire_snapshots('lake', versions => {due})")
+    return replace(report, expired_snapshots=len(due))
+
+
+def _drop_positions(run: _Run, report: MaintenanceReport) -> MaintenanceReport:
+    """Each commit leaves its partitions' former positions in the catalogue as rows that expiry does not remove."""
+    dropped = 0
+    for (name,) in run.rows(f"SELECT table_name FROM {_CATALOGUE}.ducklake_inlined_data_tables"):
+        ((count,),) = run.rows(
+            f"""
+            DELETE FROM {_CATALOGUE}.{name} WHERE end_snapshot IS NOT NULL AND NOT EXISTS (
+                SELECT 1 FROM {_CATALOGUE}.ducklake_snapshot
+                WHERE snapshot_id >= begin_snapshot AND snapshot_id < end_snapshot
+            )
+            """
+        )
+        dropped += int(str(count))
+    return replace(report, dropped_positions=dropped)
+
+
+def _delete_files(run: _Run, report: MaintenanceReport) -> MaintenanceReport:
+    # A SQLite catalogue holds the time as text and compares it with a text that has a T in the middle: without one
+    # every file of the day would be older than any moment of it.
+    run.rows(
+        f"""
+        UPDATE {_CATALOGUE}.ducklake_files_scheduled_for_deletion
+        SET schedule_start = replace(schedule_start::VARCHAR, ' ', 'T') WHERE schedule_start::VARCHAR LIKE '% %'
+        """
+    )
+    before = run.ago(run.settings.delete_after_us)
+    gone = run.rows("CALL ducklake_cleanup_old_files('lake', older_than => ?)", [before])
+    return replace(report, deleted_files=len(gone))
+
+
+def _delete_orphans(run: _Run, report: MaintenanceReport) -> MaintenanceReport:
+    """Removes files that the catalogue does not name, which a killed writer left. Those of an open writer look the
+    same: so only old ones, and none while this process writes."""
+    before = run.ago(run.settings.orphan_after_us)
+    gone = run.rows("CALL ducklake_delete_orphaned_files('lake', older_than => ?)", [before])
+    return replace(report, orphans=len(gone))
