@@ -60,7 +60,7 @@ def _edges(spec: WindowSpec, first_us: int, last_us: int) -> list[int]:
         )
     zone = time_zone(spec.time_zone)
     day = _first_day(spec, (_EPOCH + timedelta(microseconds=first_us)).astimezone(zone).date())
-    # One window back: on a night whose midnight repeats, the local date can be a day ahead of the window.
+    # One window back: where the clock skips midnight, the local date can be ahead of the window (Toronto, 1919).
     day = _first_day(spec, day - timedelta(days=1))
     edges = [_midnight_us(day, zone)]
     while edges[-1] <= last_us:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from meterhouse.ingest.batch import KEY
+from meterhouse.streams import dedupe
 from meterhouse.streams.dedupe import MAX_HOUR, MAX_WINDOW_HOURS, DedupeIndex, key_halves
 
 
@@ -164,3 +165,21 @@ def test_key_columns_are_read_in_place_sliced_or_chunked() -> None:
     assert key_halves(pa.chunked_array([], KEY)).tolist() == []
     with pytest.raises(ValueError, match="without nulls"):
         key_halves(pa.array([None], KEY))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_table_moved_in_many_pieces_decides_as_a_dict(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dedupe, "MOVE_BLOCKS", 3)
+    rng = np.random.default_rng(seed)
+    index, accepted_at = DedupeIndex(window_hours=3), dict[int, int]()
+    pool = random_keys(3_000, seed)
+    for hour in range(40):
+        # At about 250 new keys an hour the table moves every few hours, mostly without growing.
+        chosen = rng.integers(0, len(pool), 250)
+        got = index.filter(pool[chosen], np.full(len(chosen), hour, dtype=np.int32)).tolist()
+        expected = []
+        for number in chosen.tolist():
+            expected.append(accepted_at.get(number, -3) <= hour - 3)
+            if expected[-1]:
+                accepted_at[number] = hour
+        assert got == expected

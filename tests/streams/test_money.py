@@ -118,6 +118,21 @@ def test_only_money_without_nulls_has_limbs() -> None:
         money.limbs_of(pa.array([1.5]))
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        [2**53 - 1] * 3,  # float64 would round 3 * 2^53 - 3
+        [2**63 - 1, 2**63 - 1, 2**33 - 1],  # the halves carry into bit 64
+        [2**63 - 1] * 5,
+    ],
+)
+def test_sums_are_exact_where_floats_and_words_end(values: list[int]) -> None:
+    limbs = money.group_sums(np.zeros(len(values), dtype=np.int32), 1, np.array(values))
+    assert money.money_array(limbs).to_pylist() == [money.to_decimal(sum(values))]
+    twice = money.group_sums_of_limbs(np.zeros(1, dtype=np.int32), 1, limbs)
+    assert [limb.tolist() for limb in twice] == [limb.tolist() for limb in limbs]
+
+
 def test_a_batch_too_long_for_exact_sums_is_refused() -> None:
     rows = 2**21 + 1
     with pytest.raises(ValueError, match="cut the batch"):

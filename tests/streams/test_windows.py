@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def us(text: str) -> int:
 
 
 def shown(window: tuple[int, int]) -> list[str]:
-    return [f"{datetime.fromtimestamp(edge / 1e6, UTC):%Y-%m-%dT%H:%M}" for edge in window]
+    return [f"{datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=edge):%Y-%m-%dT%H:%M}" for edge in window]
 
 
 HOUR_US = 3_600_000_000
@@ -52,6 +52,12 @@ def test_a_day_whose_midnight_repeats_starts_the_first_time() -> None:
     # Havana: 2025-11-02 01:00 became 00:00.
     start, end = window_of(WindowSpec("day", "America/Havana"), us("2025-11-02T05:30Z"))
     assert (shown((start, end)), (end - start) // HOUR_US) == (["2025-11-02T04:00", "2025-11-03T05:00"], 25)
+
+
+def test_an_instant_of_the_new_date_before_its_window_belongs_to_the_window_before() -> None:
+    # Toronto: 1919-03-30 23:30 became 00:30; midnight with the offset before is 05:00Z, half an hour later.
+    instant = us("1919-03-31T04:45Z")
+    assert shown(window_of(WindowSpec("day", "America/Toronto"), instant)) == ["1919-03-30T05:00", "1919-03-31T05:00"]
 
 
 def test_a_date_that_a_zone_skipped_has_no_window() -> None:
