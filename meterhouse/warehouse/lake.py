@@ -233,6 +233,8 @@ def _attach(config: LakeConfig, *, read_only: bool) -> duckdb.DuckDBPyConnection
         for name in _EXTENSIONS:
             connection.execute(f"LOAD {sql_text(str(_extension(name)))}")
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        # Keys come as 16 bytes, not as text. The setting holds for all cursors, so it is made once and for all.
+        connection.execute("SET GLOBAL arrow_lossless_conversion = true")
         connection.execute(config.attach_sql(read_only=read_only))
     except BaseException:
         connection.close()

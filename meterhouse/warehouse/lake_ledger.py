@@ -101,7 +101,6 @@ class LakeLedger:
     def accepted_keys(self, partition: int, since_hour: int) -> Iterator[AcceptedKeys]:
         cursor = self._lake.cursor()
         try:
-            cursor.execute("SET arrow_lossless_conversion = true")  # keys as 16 bytes, not as text
             since = _EPOCH + timedelta(hours=since_hour)
             reader = cursor.execute(_sql("accepted_keys"), {"partition": partition, "since": since}).to_arrow_reader(
                 self._chunk_rows
@@ -186,7 +185,7 @@ def _spend_sql(table: LakeTable) -> str:
             SELECT i - 1 AS interval, make_timestamptz($edges[i]) AS start, make_timestamptz($edges[i + 1]) AS stop
             FROM range(1, len($edges)) AS numbers(i)
         )
-        SELECT "partition", interval, tenant, application, model, {cost} AS cost, {tokens} AS tokens
+        SELECT "partition", interval, tenant, application, model, {cost} AS cost, ({tokens})::BIGINT AS tokens
         FROM {table.name} JOIN edges ON "time" >= start AND "time" < stop
         WHERE disposition = 'billed'
         GROUP BY ALL

@@ -53,7 +53,6 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
 
         def lake_rows(name: str) -> pa.Table:
             with lake.read() as cursor:
-                cursor.execute("SET arrow_lossless_conversion = true")
                 return cursor.execute(f"FROM {TABLES.get(name, name)}").to_arrow_table()
 
         yield Place(lambda: LakeLedger(lake, chunk_rows=7), lake_rows)
@@ -212,6 +211,24 @@ def test_spend_is_the_sum_of_billed_costs_per_interval(ledger: Ledger, step_us: 
     stored = {tuple(list(row.values())[:5]): (row["cost"], row["tokens"]) for row in spend.to_pylist()}
     assert stored == {key: (Decimal(pico).scaleb(-12), tokens) for key, (pico, tokens) in expected.items()}
     assert len(stored) > 20
+
+
+def test_spend_is_the_same_after_keys_were_read(ledger: Ledger) -> None:
+    """A meter that takes a partition over reads its keys first, then its spend."""
+    ledger.commit(unit(Shape(charges=20)))
+    edges = [START_US - DAY_US, START_US + DAY_US]
+    before = ledger.spend(edges)
+    assert before.num_rows
+    assert sum(len(keys.arrived_hour) for keys in ledger.accepted_keys(0, 0))
+    assert ledger.spend(edges).equals(before)
+
+
+def test_reading_keys_does_not_change_how_spend_is_read(ledger: Ledger) -> None:
+    committed(ledger, [Shape()])
+    edges = [START_US, START_US + DAY_US]
+    spend = ledger.spend(edges)
+    assert sum(len(chunk.halves) for chunk in ledger.accepted_keys(0, 0)) == 23
+    assert ledger.spend(edges) == spend
 
 
 def test_spend_over_no_interval_is_empty(ledger: Ledger) -> None:
