@@ -18,11 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from meterhouse.ingest.batch import KEY, TIME
+from meterhouse.ingest.batch import KEY, NAME, TIME
+from meterhouse.ingest.event import TOKEN_KINDS
 from meterhouse.warehouse.lake_schema import LakeTable
 
 _UNITS: Final = {"day": "D", "month": "M"}
-_INTEGERS: Final = (pa.int16(), pa.int32(), pa.int64(), TIME)
+_INTEGERS: Final = (pa.int64(), TIME)
+_CODES: Final = (NAME, pa.int16(), pa.int32())
+_MEASURED: Final = (*(kind.tokens for kind in TOKEN_KINDS), "cost_pico")  # of one event: few different values
 
 
 def write_files(table: LakeTable, rows: pa.Table, folder: Path, written: list[Path]) -> list[Path]:
@@ -35,7 +38,7 @@ def write_files(table: LakeTable, rows: pa.Table, folder: Path, written: list[Pa
         path = folder / part / f"{uuid4()}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         written.append(path)
-        pq.write_table(part_rows, path, **_options(table.schema))
+        pq.write_table(part_rows, path, **_options(table))
         sync_file(path)
         sync_file(path.parent)
         files.append(path)
@@ -76,14 +79,20 @@ def _with_uuids(rows: pa.Table) -> pa.Table:
     return rows
 
 
-def _options(schema: pa.Schema) -> dict[str, Any]:
-    """How columns are encoded. Codes where values are few; differences for integers, which are times, places in the
-    log and counts: smaller by 2 bytes an event than plain, and faster."""
+def _options(table: LakeTable) -> dict[str, Any]:
+    """How columns are encoded: as codes where values repeat, as differences where integers are times, places in the log
+    or sums. 4 bytes an event smaller than plain, and faster."""
+    measured = () if table.keys else _MEASURED
+    codes = [field.name for field in table.schema if field.type in _CODES or field.name in measured]
     return {
         "compression": "zstd",
         "compression_level": 1,
-        "use_dictionary": [field.name for field in schema if pa.types.is_dictionary(field.type)],
-        "column_encoding": {field.name: "DELTA_BINARY_PACKED" for field in schema if field.type in _INTEGERS},
+        "use_dictionary": codes,
+        "column_encoding": {
+            field.name: "DELTA_BINARY_PACKED"
+            for field in table.schema
+            if field.type in _INTEGERS and field.name not in codes
+        },
         "store_schema": False,
     }
 
