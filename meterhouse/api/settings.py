@@ -22,7 +22,7 @@ class Settings(BaseSettings):
     max_ahead_s: int = Field(3_600, ge=0, description="an event whose time is further ahead of its arrival is rejected")
     max_behind_s: int = Field(35 * 86_400, ge=0, description="an event older than this at its arrival is rejected")
     commit_every_s: float = Field(1.0, gt=0, le=300)
-    commit_events: int = Field(100_000, ge=1, le=2_000_000)
+    commit_events: int = Field(200_000, ge=1, le=2_000_000)
     poll_records: int = Field(20_000, ge=1, le=200_000)
     maintain_every_s: float = Field(600.0, gt=0, description="merging of small files, expiry of old snapshots")
     webhook_url: str | None = Field(None, description="where alerts are posted; unset: a line in the log")

@@ -44,7 +44,7 @@ class MeterSettings:
     poll_records: int = 20_000  # enough events for vectorised stages where a record is one event
     poll_timeout_s: float = 0.02  # also the delay of a budget total at low load
     commit_every_s: float = 1.0  # a catalogue takes tens of commits a second; readers want seconds
-    commit_events: int = 100_000  # a commit of this size is 0.1 s, and files of some MB
+    commit_events: int = 200_000  # the catalogue's share of a commit, 0.15 s whatever its size, is then small
     buffer_events: int = 400_000  # about 150 MB; beyond it reading stops and lag shows it
     control_every_s: float = 1.0
     commit_attempts: int = 12  # with backoff up to 5 s about 40 s of trouble, then stop loudly
