@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from meterhouse.api.settings import Settings
 from tests.e2e.house import COMMAND, environment
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +26,11 @@ def test_every_make_target_of_the_readme_is_in_the_makefile() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     asked = {words[1] for words in typed() if words[0] == "make"}
     assert {"demo", "test"} <= asked <= targets
+
+
+def test_every_setting_is_in_the_readme() -> None:
+    told = set(re.findall(r"METERHOUSE_([A-Z_]+)", (ROOT / "README.md").read_text(encoding="utf-8")))
+    assert {name.lower() for name in told} == set(Settings.model_fields)
 
 
 def test_the_commands_of_the_readme_work_in_their_order(tmp_path: Path) -> None:
@@ -48,3 +54,9 @@ def test_the_commands_of_the_readme_work_in_their_order(tmp_path: Path) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
     assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+def test_every_decision_is_in_the_list() -> None:
+    folder = ROOT / "docs" / "decisions"
+    listed = re.findall(r"\((\d{4}-[^)]+)\)", (folder / "README.md").read_text(encoding="utf-8"))
+    assert listed == sorted(page.name for page in folder.glob("[0-9]*.md"))
