@@ -33,7 +33,7 @@ class RateCard:
     tenant: str | None
     valid_from_us: int
     valid_to_us: int | None
-    pico_per_token: Mapping[str, int]  # token kind → price; a kind without a price makes an event with such tokens unpriced
+    pico_per_token: Mapping[str, int]  # by token kind; an event with tokens of a kind without a price is unpriced
     approved_by: str | None = None
 
 

@@ -37,9 +37,7 @@ CHARGE_SCHEMA: Final = pa.schema(
 )
 """A request's event with its charge: the lake's table `charges`."""
 
-NODE_EVENT_SCHEMA: Final = pa.schema(
-    [field for field in EVENT_SCHEMA if field.name not in ("type", *_REQUEST_ONLY)]
-)
+NODE_EVENT_SCHEMA: Final = pa.schema([field for field in EVENT_SCHEMA if field.name not in ("type", *_REQUEST_ONLY)])
 """A model node's event: the lake's table `node_events`."""
 
 ROLLUP_KEYS: Final = (
