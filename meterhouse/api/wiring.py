@@ -13,7 +13,7 @@ from meterhouse.api.clock import now_us
 from meterhouse.api.housekeeping import Housekeeping
 from meterhouse.api.settings import Settings
 from meterhouse.ingest.event import Lateness
-from meterhouse.ingest.log import USAGE_EVENTS, TopicSpec
+from meterhouse.ingest.log import USAGE_EVENTS, LogError, TopicSpec
 from meterhouse.ingest.sqlite_log import SqliteLog
 from meterhouse.streams.budget_worker import EmbeddedBudgetWorker, budget_topics
 from meterhouse.streams.meter import Meter, MeterSettings
@@ -45,6 +45,8 @@ class House:
 
     @cached_property
     def log(self) -> SqliteLog:
+        if self.settings.kafka_bootstrap is not None:
+            raise LogError("this version has the embedded log alone: unset METERHOUSE_KAFKA_BOOTSTRAP")
         self.settings.home.mkdir(parents=True, exist_ok=True)
         log = SqliteLog(self.settings.log_path, clock=now_us, max_bytes=self.settings.log_max_bytes)
         self._closing.callback(log.close)
