@@ -1,7 +1,7 @@
 """The whole embedded chain: events from the SQLite log to the committed lake, on one core, with budgets counted.
 
-Beside it, measured in the same run on the same core: each unavoidable stage alone. The slowest of them is the limit that
-no chain can beat.
+Beside it, measured in the same run on the same core: each unavoidable stage alone. The slowest of them is the limit
+that no chain can beat.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from meterhouse.warehouse.lake_ledger import LakeLedger
 
 GOAL_PER_S = 300_000
 GOAL_SHARE = 0.45
+STAGE_EVENTS = 200_000
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def control() -> Snapshot:
 
 
 def fill(house: House, events: int, per_record: int) -> list[Records]:
-    """Appends the workload to the log, placed by key, and returns it as runs of one partition each for the stages."""
+    """Appends the workload to the log, placed by key, and returns a part of it, a run per partition, for the stages."""
     run = records(Workload(events=events, events_per_record=per_record, start_us=now_us() - 3_600_000_000))
     messages = [
         Message(key, value, headers, appended_us=appended_us)
@@ -72,15 +73,15 @@ def fill(house: House, events: int, per_record: int) -> list[Records]:
     step = max(1, 20_000 // per_record)
     for start in range(0, len(messages), step):
         house.log.append(USAGE_EVENTS, messages[start : start + step])
-    return list(_read(house, step))
+    return list(_read(house, min(len(messages), STAGE_EVENTS // per_record)))
 
 
-def _read(house: House, step: int) -> Iterator[Records]:
-    for partition in range(house.log.partitions(USAGE_EVENTS)):
-        offset = 0
-        while len(found := house.log.read(USAGE_EVENTS, partition, offset, step)):
+def _read(house: House, limit: int) -> Iterator[Records]:
+    """About `limit` records, a run per partition."""
+    partitions = house.log.partitions(USAGE_EVENTS)
+    for partition in range(partitions):
+        if len(found := house.log.read(USAGE_EVENTS, partition, 0, limit // partitions)):
             yield found
-            offset = found.next_offset
 
 
 def chain(house: House, snapshot: Snapshot, events: int) -> Run:
@@ -147,7 +148,7 @@ def measured(call: Callable[[], object], events: int, times: int = 3) -> Run:
     return best
 
 
-def main(events: int = 500_000) -> None:
+def main(events: int = 1_200_000) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {0})
     rows: list[Row] = []
@@ -158,8 +159,9 @@ def main(events: int = 500_000) -> None:
                 snapshot = control()
                 runs = fill(house, events, per_record)
                 whole = chain(house, snapshot, events)
+            count = sum(len(run) for run in runs) * per_record
             alone = {
-                name: measured(call, events) for name, call in stages(runs, snapshot, Path(folder) / "alone").items()
+                name: measured(call, count) for name, call in stages(runs, snapshot, Path(folder) / "alone").items()
             }
         slowest = min(alone.values(), key=lambda run: run.per_core)
         share = whole.per_core / slowest.per_core
