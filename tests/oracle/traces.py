@@ -28,7 +28,7 @@ def write_azure(path: Path, rows: int, seed: int) -> None:
         stamp = moment + timedelta(seconds=ticks // 10_000_000)
         context, generated = int(rng.lognormvariate(6.5, 1.1)) + 1, int(rng.lognormvariate(4.6, 0.9)) + 1
         lines.append(f"{stamp:%Y-%m-%d %H:%M:%S}.{ticks % 10_000_000:07d},{context},{generated}")
-        ticks += int(rng.expovariate(1 / 1_800_000))
+        ticks += int(rng.expovariate(1 / 5_800_000))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -46,7 +46,7 @@ def write_mooncake(path: Path, rows: int, seed: int) -> None:
         length = 512 * len(blocks) - rng.randint(0, 511)
         row = {"timestamp": time_ms, "input_length": length, "output_length": rng.randint(1, 900), "hash_ids": blocks}
         lines.append(json.dumps(row))
-        time_ms += rng.randint(0, 600)
+        time_ms += rng.randint(0, 1_170)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -54,7 +54,7 @@ WRITERS = {"azure-llm": write_azure, "mooncake": write_mooncake}
 
 
 def trace(trace_format: str, folder: Path) -> Trace:
-    """The real trace where it is; otherwise a made-up one of 6,000 rows in `folder`."""
+    """The real trace where it is; otherwise a made-up one of 6,000 rows over an hour in `folder`."""
     real = SHARED / FILES[trace_format]
     if real.is_file():
         return Trace(real, trace_format, real=True)
