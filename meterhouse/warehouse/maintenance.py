@@ -35,7 +35,7 @@ class MaintenanceSettings:
     merge_files: int = 16  # of a class in a folder: a file costs a report about 0.3 ms
     merge_files_closed: int = 4  # of a day or month that ended a day ago: only late events come
     merge_bytes: int = 64 * _MIB  # rewritten in a run: 2 million events, commits wait for some 3 s
-    keep_all_us: int = 600 * 1_000_000  # every snapshot, for reports in progress; each holds 0.1 ms of catalogue work
+    keep_all_us: int = 300 * 1_000_000  # every snapshot, for reports in progress; 100 of them cost a commit 8 ms
     keep_daily_us: int = 7 * _DAY_US  # the last snapshot of each day
     delete_after_us: int = 3_600 * 1_000_000  # from when no snapshot has a file until it goes: a scan may still read it
     orphan_after_us: int = _DAY_US  # far beyond the longest commit, whose files look like orphans until it ends
