@@ -27,7 +27,9 @@ def settings(
     ctx: typer.Context,
     home: Annotated[
         Path | None,
-        typer.Option(help="Folder of log, lake and control data; may stand anywhere in the line. [./meterhouse-data]"),
+        typer.Option(
+            help="Folder of log, lake and control data; may stand anywhere in the line. (Default: ./meterhouse-data.)"
+        ),
     ] = None,
 ) -> None:
     """The meter and the books of an LLM platform: request events in, exact chargeback, budgets and SLOs out."""

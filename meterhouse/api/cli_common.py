@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated, Any, Final, NoReturn
@@ -58,6 +58,12 @@ FromOption = Annotated[
 ]
 ToOption = Annotated[str | None, typer.Option("--to", metavar="TIME", help="End, excluded: RFC 3339, or a date (UTC).")]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print it.")]
+
+
+def register(app: typer.Typer, panel: str, *commands: Callable[..., None]) -> None:
+    """Adds commands under a heading of `--help`; their docstrings are told as one paragraph."""
+    for command in commands:
+        app.command(rich_help_panel=panel, help=" ".join((command.__doc__ or "").split()))(command)
 
 
 def settings_of(ctx: typer.Context) -> Settings:

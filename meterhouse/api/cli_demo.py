@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
-from meterhouse.api.cli_common import err, errors, out, settings_of, stopped_by_signals
+from meterhouse.api.cli_common import err, errors, out, register, settings_of, stopped_by_signals
 from meterhouse.api.cli_feed import publish_workload
 from meterhouse.api.cli_reports import show_alerts, show_budgets, show_chargeback, show_slo
 from meterhouse.api.cli_work import apply_file, run_workers, serve_house
@@ -74,4 +74,4 @@ def _fresh(settings: Settings) -> Settings:
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Start here")(demo)
+    register(app, "Start here", demo)

@@ -11,7 +11,7 @@ from typing import Annotated, BinaryIO, Final, TypeVar
 
 import typer
 
-from meterhouse.api.cli_common import WRONG_USE, err, errors, fail, progress_bar, settings_of, time_of
+from meterhouse.api.cli_common import WRONG_USE, err, errors, fail, progress_bar, register, settings_of, time_of
 from meterhouse.api.clock import now_us, to_us
 from meterhouse.api.wiring import House
 from meterhouse.ingest.encode import Encoded, to_json
@@ -51,10 +51,11 @@ def replay(
     file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A trace file.")],
     form: Annotated[TraceFormat, typer.Option("--format", help="What the file is.")],
     start: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Time of the first row. [now, less the trace's length]")
+        str | None, typer.Option(metavar="TIME", help="Time of the first row. (Default: now, less the trace's length.)")
     ] = None,
     speed: Annotated[
-        float | None, typer.Option(min=0.001, help="1: as fast as it happened, 60: a minute in a second. [at once]")
+        float | None,
+        typer.Option(min=0.001, help="1: as fast as it happened, 60: a minute in a second. (Default: at once.)"),
     ] = None,
     batch: BatchOption = 100,
     shuffle_seed: Annotated[int | None, typer.Option(help="Publish in an order drawn with this seed.")] = None,
@@ -88,7 +89,8 @@ def simulate(
     seed: Annotated[int, typer.Option(min=0, help="The same seed, start and control data: the same bytes.")] = 1,
     rate: Annotated[float, typer.Option(min=0.001, help="Arrivals a second, the mean over a week.")] = 50.0,
     start: Annotated[
-        str | None, typer.Option(metavar="TIME", help="When the first request ends. [now, less events / rate]")
+        str | None,
+        typer.Option(metavar="TIME", help="When the first request ends. (Default: now, less events / rate.)"),
     ] = None,
     batch: BatchOption = 100,
 ) -> None:
@@ -181,5 +183,4 @@ def _runs(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def add_to(app: typer.Typer) -> None:
-    for command in (simulate, replay):
-        app.command(rich_help_panel="Publish")(command)
+    register(app, "Publish", simulate, replay)

@@ -19,6 +19,7 @@ from meterhouse.api.cli_common import (
     errors,
     names_of,
     out,
+    register,
     settings_of,
     span_of,
 )
@@ -264,5 +265,4 @@ def _note(report: Json) -> None:
 
 
 def add_to(app: typer.Typer) -> None:
-    for command in (chargeback, usage, slo, budgets, alerts, rejects, verify):
-        app.command(rich_help_panel="Reports")(command)
+    register(app, "Reports", chargeback, usage, slo, budgets, alerts, rejects, verify)

@@ -19,6 +19,7 @@ from meterhouse.api.cli_common import (
     fail,
     out,
     progress_bar,
+    register,
     settings_of,
     stopped_by_signals,
 )
@@ -95,8 +96,8 @@ def run_workers(house: House, stop: threading.Event, *, until_idle: bool) -> int
 
 def serve(
     ctx: typer.Context,
-    host: Annotated[str | None, typer.Option(help="Address to bind; loopback only. [127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port; 0: any free one. [8080]")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to bind; loopback only. (Default: 127.0.0.1.)")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port; 0: any free one. (Default: 8080.)")] = None,
 ) -> None:
     """Serves the HTTP API (documentation at /docs), with the workers beside it, until Ctrl-C."""
     settings = settings_of(ctx)
@@ -143,5 +144,4 @@ def listen(settings: Settings) -> socket.socket:
 
 
 def add_to(app: typer.Typer) -> None:
-    for command in (apply, work, serve):
-        app.command(rich_help_panel="Run")(command)
+    register(app, "Run", apply, work, serve)
