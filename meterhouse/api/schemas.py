@@ -66,7 +66,7 @@ class ChargeFigures(BaseModel):
     cost: Money
 
 
-class ChargeLine(_Groups, ChargeFigures):
+class ChargeLine(ChargeFigures, _Groups):
     pass
 
 
@@ -87,7 +87,7 @@ class UsageFigures(BaseModel):
     tokens: Tokens = Field(description="of every request, whatever its status")
 
 
-class UsageLine(_Groups, UsageFigures):
+class UsageLine(UsageFigures, _Groups):
     time: datetime = Field(description="start of the bucket")
 
 
