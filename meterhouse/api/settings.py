@@ -24,7 +24,7 @@ class Settings(BaseSettings):
     commit_every_s: float = Field(1.0, gt=0, le=300)
     commit_events: int = Field(200_000, ge=1, le=2_000_000)
     poll_records: int = Field(20_000, ge=1, le=200_000)
-    maintain_every_s: float = Field(600.0, gt=0, description="merging of small files, expiry of old snapshots")
+    maintain_every_s: float = Field(60.0, gt=0, description="merging of small files, expiry of old snapshots")
     webhook_url: str | None = Field(None, description="where alerts are posted; unset: a line in the log")
     webhook_secret: SecretStr | None = Field(None, description="signs the webhook's body (HMAC-SHA256)")
     host: str = Field("127.0.0.1", description="address that serve binds; loopback only until there is authentication")
