@@ -70,6 +70,7 @@ class LakeConfig:
     def attach_sql(self, *, read_only: bool) -> str:
         options = [
             f"DATA_PATH {sql_text(str(self.data))}",
+            "OVERRIDE_DATA_PATH true",  # the catalogue remembers where its files were; a home may be moved or copied
             "META_JOURNAL_MODE 'WAL'",
             f"META_BUSY_TIMEOUT {_BUSY_TIMEOUT_MS}",
             *(["READ_ONLY"] if read_only else []),
@@ -236,7 +237,13 @@ def _attach(config: LakeConfig, *, read_only: bool) -> duckdb.DuckDBPyConnection
         # Keys come as 16 bytes, not as text. The setting holds for all cursors, so it is made once and for all.
         connection.execute("SET GLOBAL arrow_lossless_conversion = true")
         connection.execute(config.attach_sql(read_only=read_only))
-    except BaseException:
+    except duckdb.Error as trouble:
+        connection.close()
+        raise LakeError(
+            f"the lake at {config.catalogue} does not open: {trouble}. If another program holds it, end that; if the file"
+            " is damaged, restore it with its data folder from one back-up"
+        ) from trouble
+    except LakeError:
         connection.close()
         raise
     return connection

@@ -153,7 +153,6 @@ def test_budgets_spend_what_the_oracle_adds_up_per_window(kept: Books) -> None:
     assert len([key for key in expected if key[0] == "retail-day"]) == 2  # midnight in Berlin lies in the trace
 
 
-@pytest.mark.xfail(reason="the lake's catalogue holds the absolute path of its files")
 def test_a_home_can_be_moved(kept: Books, tmp_path: Path) -> None:
     house = kept.house.copy(tmp_path / "elsewhere")
     assert house.bill(GROUPS) == kept.house.bill(GROUPS)
