@@ -24,7 +24,7 @@ from meterhouse.streams.ledger import CHARGE_SCHEMA, NODE_EVENT_SCHEMA, Counts, 
 from meterhouse.streams.money import pico_sum
 from meterhouse.streams.rate_card import Rates
 from meterhouse.streams.rating import DISPOSITIONS, Rated, rate
-from meterhouse.streams.rollup import hours, latency, merge_latency, merge_rollups, minutes
+from meterhouse.streams.rollup import LATENCY_COLUMNS, hours, latency, merge_rollups, minutes
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -105,12 +105,15 @@ def merge_all(units: Sequence[Processed]) -> Processed:
                 )
             before.setdefault(partition, position)
         after.update(unit.after)
+    charges = _stacked(unit.charges for unit in units)
+    by_minute = merge_rollups([unit.minutes for unit in units])
     return Processed(
-        charges=_stacked(unit.charges for unit in units),
+        charges=charges,
         node_events=_stacked(unit.node_events for unit in units),
-        minutes=merge_rollups([unit.minutes for unit in units]),
-        hours=merge_rollups([unit.hours for unit in units]),
-        latency=merge_latency([unit.latency for unit in units]),
+        minutes=by_minute,
+        hours=hours(by_minute),
+        # Anew from the charges: adding up histograms, which are hardly smaller than these, takes three times as long.
+        latency=latency(one_chunk(charges.select(LATENCY_COLUMNS))),
         rejects=[reject for unit in units for reject in unit.rejects],
         before=before,
         after=after,

@@ -27,7 +27,7 @@ from meterhouse.streams.columns import (
     times_us,
 )
 from meterhouse.streams.latency import BUCKETS, buckets
-from meterhouse.streams.ledger import LATENCY_KEYS, LATENCY_SCHEMA, ROLLUP_KEYS, ROLLUP_SCHEMA
+from meterhouse.streams.ledger import LATENCY_SCHEMA, ROLLUP_KEYS, ROLLUP_SCHEMA
 from meterhouse.streams.money import group_sums, group_sums_of_limbs, limbs_of, money_array
 from meterhouse.streams.rating import Rated
 
@@ -39,6 +39,8 @@ HOUR_US: Final = 60 * MINUTE_US
 METRICS: Final = ("duration", "time_to_first_token")
 
 _LATENCY_GROUP: Final = ("partition", "time", "tenant", "application", "model", "provider")
+LATENCY_COLUMNS: Final = (*_LATENCY_GROUP, "status", *(f"{metric}_us" for metric in METRICS))
+"""What `latency` needs of its rows."""
 
 
 def minutes(requests: pa.Table, rated: Rated) -> pa.Table:
@@ -57,7 +59,7 @@ def hours(by_minute: pa.Table) -> pa.Table:
 
 
 def latency(requests: pa.Table) -> pa.Table:
-    """Request rows (EVENT_SCHEMA, one chunk) → LATENCY_SCHEMA by hour.
+    """Request rows (LATENCY_COLUMNS of EVENT_SCHEMA or CHARGE_SCHEMA, one chunk) → LATENCY_SCHEMA by hour.
 
     Requests of a refused status never reached a model and are left out, as is a request without the metric.
     """
@@ -88,13 +90,6 @@ def merge_rollups(tables: Sequence[pa.Table]) -> pa.Table:
     sums = [_int64_sums(group, n, int64s(table[name])) for name in counted]
     costs = [money_array(group_sums_of_limbs(group, n, limbs_of(table[kind.cost]))) for kind in TOKEN_KINDS]
     return _table(ROLLUP_SCHEMA, keys, [*sums, *costs])
-
-
-def merge_latency(tables: Sequence[pa.Table]) -> pa.Table:
-    """Deltas → the same histograms with one row per key. At least one table."""
-    table = one_chunk(pa.concat_tables(tables))
-    keys, group = _grouped(table.select(LATENCY_KEYS))
-    return _table(LATENCY_SCHEMA, keys, [_int64_sums(group, len(keys), int64s(table["requests"]))])
 
 
 def _with_time(table: pa.Table, span_us: int) -> pa.Table:

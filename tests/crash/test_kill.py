@@ -21,9 +21,9 @@ from tests.oracle import books
 from tests.oracle.traces import trace
 
 GROUPS = ("tenant", "application", "model")
-PIECE_ROWS = 5_000
-"""Rows published at a time: a hundred commits, so that a meter is still at work when it is hit."""
-SETTINGS = {"METERHOUSE_COMMIT_EVENTS": "50", "METERHOUSE_POLL_RECORDS": "1"}
+PIECE_ROWS = 1_500
+"""Rows published at a time: fifteen commits and more, so that a meter is still at work when it is hit."""
+SETTINGS = {"METERHOUSE_COMMIT_EVENTS": "100", "METERHOUSE_POLL_RECORDS": "1", "METERHOUSE_MAINTAIN_EVERY_S": "1"}
 WORK = ("work", "--until-idle")
 
 

@@ -12,7 +12,7 @@ from meterhouse.streams.control import RateCard, Snapshot
 from meterhouse.streams.ledger import LATENCY_SCHEMA, ROLLUP_KEYS, ROLLUP_SCHEMA
 from meterhouse.streams.rate_card import compile_rates
 from meterhouse.streams.rating import rate
-from meterhouse.streams.rollup import hours, latency, merge_latency, merge_rollups, minutes
+from meterhouse.streams.rollup import hours, latency, merge_rollups, minutes
 from tests.builders import HOUR_US, MINUTE_US, SECOND_US, T0_US, events
 
 PRICES = {kind.name: 10**6 for kind in TOKEN_KINDS}  # 1.00 per million of any kind
@@ -139,7 +139,6 @@ def test_histograms_count_requests_by_metric_bucket_and_hour() -> None:
         ("duration", second, 1): 1,
         ("time_to_first_token", 0, 0): 1,
     }
-    assert cells(merge_latency([table, table])) == {key: 2 * count for key, count in cells(table).items()}
 
 
 def test_nothing_rolls_up_to_nothing() -> None:
