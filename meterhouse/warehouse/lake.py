@@ -240,8 +240,8 @@ def _attach(config: LakeConfig, *, read_only: bool) -> duckdb.DuckDBPyConnection
     except duckdb.Error as trouble:
         connection.close()
         raise LakeError(
-            f"the lake at {config.catalogue} does not open: {trouble}. If another program holds it, end that; if the file"
-            " is damaged, restore it with its data folder from one back-up"
+            f"the lake at {config.catalogue} does not open: {trouble}. If another program holds it, end that; if the"
+            " file is damaged, restore it with its data folder from one back-up"
         ) from trouble
     except LakeError:
         connection.close()
