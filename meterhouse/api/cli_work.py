@@ -80,11 +80,11 @@ def work(
 def run_workers(house: House, stop: threading.Event, *, until_idle: bool) -> int:
     """Runs the workers under a progress bar; returns how many events were committed."""
     with Workers(house) as workers, progress_bar() as bar:
-        task = bar.add_task("metering", total=None, note="")
+        task = bar.add_task("records", total=None, note="")
 
         def show(progress: Progress) -> None:
-            note = f"{progress.lag_records:,} records to go" if progress.lag_records else "up to date"
-            bar.update(task, completed=progress.committed, total=progress.processed or None, note=note)
+            note = f"{progress.processed:,} events metered, {progress.committed:,} committed"
+            bar.update(task, completed=progress.records, total=progress.records + progress.lag_records, note=note)
 
         seen = show if err.is_terminal else None
         if until_idle:

@@ -54,10 +54,11 @@ class MeterSettings:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where the meter stands: events processed and committed since it started, records still unread in the log."""
+    """Where the meter stands: events processed and committed and records read since it started; records unread."""
 
     processed: int
     committed: int
+    records: int
     lag_records: int
 
 
@@ -117,7 +118,7 @@ class Meter:
         self._indexes: dict[int, DedupeIndex] = {}
         self._buffer = _Buffer()
         self._in_flight: tuple[Future[int], Processed] | None = None
-        self._processed = self._committed = 0
+        self._processed = self._committed = self._records = 0
         self._stop = Event()
         self._ledger_thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._consumer: Consumer = log.consumer(USAGE_EVENTS, on_assign=self._assigned, on_revoke=self._revoked)
@@ -162,7 +163,7 @@ class Meter:
     def progress(self) -> Progress:
         ends = self._log.end_offsets(USAGE_EVENTS)
         lag = sum(end - self._positions[p].next_offset for p, end in ends.items() if p in self._positions)
-        return Progress(self._processed, self._committed, lag)
+        return Progress(self._processed, self._committed, self._records, lag)
 
     def close(self) -> None:
         """Releases the consumer and the ledger's thread; what is not committed is read again by the next meter."""
@@ -179,6 +180,7 @@ class Meter:
         self._positions.update(unit.after)
         self._buffer.add(unit, self._clock())
         self._processed += events_read(unit)
+        self._records += sum(len(records) for records in polled)
         self._publish(self._totals.add(unit.minutes, unit.after))
 
     def _forward(self, forwards: Sequence[Forward]) -> None:
