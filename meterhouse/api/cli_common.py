@@ -99,10 +99,6 @@ def span_of(from_: str | None, to: str | None) -> Span:
     return Span(time_of(from_, "--from"), time_of(to, "--to"))
 
 
-def names_of(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
-
-
 def emit(form: Format, report: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> bool:
     """Prints a report as JSON (the whole) or CSV (its items); False: a table was asked for."""
     if form is Format.json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final, TypeVar
@@ -12,16 +12,17 @@ from typing import Annotated, BinaryIO, Final, TypeVar
 import typer
 
 from meterhouse.api.cli_common import WRONG_USE, err, errors, fail, progress_bar, register, settings_of, time_of
-from meterhouse.api.clock import now_us, to_us
+from meterhouse.api.clock import now_us
 from meterhouse.api.wiring import House
 from meterhouse.ingest.encode import Encoded, to_json
 from meterhouse.ingest.event import Event
-from meterhouse.ingest.formats import azure_llm, mooncake
-from meterhouse.ingest.formats.replay_rule import ReplayRule, TraceError, TraceRow, replayed, span
+from meterhouse.ingest.formats import TRACE_FORMATS
+from meterhouse.ingest.formats.replay_rule import ReplayRule, TraceError, replayed, span
 from meterhouse.ingest.log import USAGE_EVENTS
 from meterhouse.ingest.publisher import append_events
 from meterhouse.ingest.simulate import Arrival, Workload, arrivals, records
 from meterhouse.streams.control import Snapshot
+from meterhouse.warehouse.reports.groups import microseconds_of
 
 
 class TraceFormat(StrEnum):
@@ -29,10 +30,6 @@ class TraceFormat(StrEnum):
     mooncake = "mooncake"
 
 
-_ROWS: Final[dict[TraceFormat, Callable[[Iterable[bytes]], Iterator[TraceRow]]]] = {
-    TraceFormat.azure_llm: azure_llm.rows,
-    TraceFormat.mooncake: mooncake.rows,
-}
 MAX_SHUFFLED: Final = 5_000_000
 """Shuffling holds the trace in memory: so many events are about 3 GB."""
 
@@ -67,7 +64,7 @@ def replay(
         snapshot = _with_models(house.control.snapshot())
         try:
             with file.open("rb") as lines:
-                length = span(_ROWS[form](lines))
+                length = span(TRACE_FORMATS[form](lines))
             rule = ReplayRule(
                 stem=file.stem,
                 tenants=tuple(tenant.id for tenant in snapshot.tenants),
@@ -130,7 +127,7 @@ def publish_workload(house: House, *, events: int, seed: int, rate: float, start
 
 
 def _events(form: TraceFormat, lines: BinaryIO, rule: ReplayRule, shuffle_seed: int | None) -> Iterator[Encoded]:
-    events = (_encoded(event) for event in replayed(_ROWS[form](lines), rule))
+    events = (_encoded(event) for event in replayed(TRACE_FORMATS[form](lines), rule))
     if shuffle_seed is None:
         return events
     drawn = list(events)
@@ -141,7 +138,7 @@ def _events(form: TraceFormat, lines: BinaryIO, rule: ReplayRule, shuffle_seed: 
 
 
 def _encoded(event: Event) -> Encoded:
-    return Encoded(event.tenant, to_json(event), to_us(event.time))
+    return Encoded(event.tenant, to_json(event), microseconds_of(event.time))
 
 
 def _paced(events: Iterable[Encoded], start_us: int, speed: float) -> Iterator[Encoded]:

@@ -17,13 +17,12 @@ from meterhouse.api.cli_common import (
     emit,
     err,
     errors,
-    names_of,
     out,
     register,
     settings_of,
     span_of,
 )
-from meterhouse.api.figures import Json, Reports, Span
+from meterhouse.api.figures import Json, Reports, Span, names_of
 from meterhouse.api.wiring import House
 from meterhouse.warehouse.reports.rejects import RejectFilter
 

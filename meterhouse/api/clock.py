@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from meterhouse.warehouse.reports.groups import microseconds_of
 
 
 class BadTime(ValueError):
     """A text is no time; the message says how to write one."""
 
 
-def to_us(moment: datetime) -> int:
-    """Exact (a float of seconds would round)."""
-    since = moment - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-
 def now_us() -> int:
-    return to_us(datetime.now(UTC))
+    return microseconds_of(datetime.now(UTC))
 
 
 def parse_time(text: str) -> int:
@@ -32,6 +26,6 @@ def parse_time(text: str) -> int:
             raise BadTime(f"{text!r} has no time zone: add Z for UTC")
         moment = moment.replace(tzinfo=UTC)
     try:
-        return to_us(moment)
+        return microseconds_of(moment)
     except OverflowError:
         raise BadTime(f"{text!r} is outside the calendar: years are 1 to 9999") from None

@@ -48,11 +48,6 @@ def span(
     return Span(_time(from_, "from"), _time(to, "to"))
 
 
-def names(text: str | None) -> tuple[str, ...]:
-    """A list as one parameter: `tenant,model`."""
-    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
-
-
 def filters(
     tenant: Annotated[list[str] | None, Query(description="only these tenants")] = None,
     application: Annotated[list[str] | None, Query(description="only these applications")] = None,

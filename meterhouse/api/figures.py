@@ -8,7 +8,7 @@ from typing import Any
 
 from meterhouse.api.clock import now_us
 from meterhouse.api.wiring import House
-from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, EventLog
+from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, EventLog, whole_topic
 from meterhouse.streams.alerts import OutboxEntry
 from meterhouse.streams.budget import BudgetTotal
 from meterhouse.streams.control import EMPTY, Snapshot
@@ -23,8 +23,6 @@ from meterhouse.warehouse.reports.usage import Every, usage
 from meterhouse.warehouse.verify import verify
 
 Json = dict[str, Any]
-
-_READ_RECORDS = 10_000  # 2 MB of totals at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +43,11 @@ class Span:
     def or_none(self, now: int) -> tuple[int, int] | None:
         """None when neither end was given; an open end is the month's."""
         return None if self.from_us is None and self.to_us is None else self.or_month(now)
+
+
+def names_of(text: str | None) -> tuple[str, ...]:
+    """A list as one option or parameter: `tenant,model`."""
+    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
 
 
 class Reports:
@@ -127,11 +130,8 @@ class Reports:
 def newest_totals(log: EventLog) -> list[BudgetTotal]:
     """What the compacted topic of budget totals says now: the newest total per budget, window and partition."""
     newest: dict[bytes, bytes | None] = {}
-    for partition, begin in log.begin_offsets(BUDGET_TOTALS).items():
-        offset = begin
-        while len(records := log.read(BUDGET_TOTALS, partition, offset, _READ_RECORDS)):
-            newest.update((key or b"", value) for key, value in zip(records.keys, records.values, strict=True))
-            offset = records.next_offset
+    for records in whole_topic(log, BUDGET_TOTALS):
+        newest.update((key or b"", value) for key, value in zip(records.keys, records.values, strict=True))
     return [BudgetTotal.from_json(value) for value in newest.values() if value is not None]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from meterhouse.api.clock import now_us
 from meterhouse.api.problems import Problem
 from meterhouse.api.wiring import House
-from meterhouse.ingest.encode import Encoded, batches, single_message
+from meterhouse.ingest.encode import Encoded, single_message, to_messages
 from meterhouse.ingest.log import USAGE_EVENTS, LogFull, LogUnavailable, Message
 from meterhouse.ingest.split import Unparsable, split
 from meterhouse.ingest.validate import Rules, check
@@ -28,14 +28,13 @@ class Ingest:
         except Unparsable as wrong:
             self._append([single_message(None, body)] if body else [])
             raise Problem("malformed-body", f"{wrong} It is kept among the rejects.") from None
-        self._append([batch.message() for batch in batches(Encoded(tenant, payload) for tenant, payload in events)])
+        self._append(list(to_messages(Encoded(tenant, payload) for tenant, payload in events)))
         if len(events) == 1 and not body.lstrip().startswith(b"["):
             self._check(events[0][1])
 
     def _check(self, payload: bytes) -> None:
         snapshot = self._house.control.snapshot()
-        tenants = {tenant.id for tenant in snapshot.tenants} if snapshot.strict_tenants else None
-        if refusal := check(payload, Rules(now_us(), tenants, self._house.lateness)):
+        if refusal := check(payload, Rules(now_us(), snapshot.known_tenants, self._house.lateness)):
             raise Problem(
                 "malformed-event", f"{refusal.detail} It is kept among the rejects.", reason=refusal.reason.value
             )

@@ -8,7 +8,7 @@ tombstone, which removes its key.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -143,3 +143,16 @@ class EventLog(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+READ_RECORDS: Final = 10_000
+"""Records that `whole_topic` holds at a time: some MB of a topic of budgets."""
+
+
+def whole_topic(log: EventLog, topic: str) -> Iterator[Records]:
+    """All that a topic holds, partition by partition, without a consumer: for small compacted topics."""
+    for partition, offset in log.begin_offsets(topic).items():
+        next_offset = offset
+        while records := log.read(topic, partition, next_offset, READ_RECORDS):
+            yield records
+            next_offset = records.next_offset

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -25,6 +25,7 @@ from meterhouse.ingest.log import (
     Records,
     TopicSpec,
     partition_of,
+    whole_topic,
 )
 from meterhouse.streams.alerts import AlertOutbox, OutboxUnavailable
 from meterhouse.streams.budget_book import BudgetBook, state_record_key
@@ -124,17 +125,10 @@ class EmbeddedBudgetWorker:
 
     def _restore(self) -> None:
         """What the worker before this one has said, so that only what differs is said again."""
-        for records in self._all(BUDGET_STATES):
+        for records in whole_topic(self._log, BUDGET_STATES):
             self._each(records, self._book.restore_state)
-        for records in self._all(BUDGET_ALERTS):
+        for records in whole_topic(self._log, BUDGET_ALERTS):
             self._each(records, lambda _, value: self._book.restore_alert(value or b""))
-
-    def _all(self, topic: str) -> Iterator[Records]:
-        for partition, offset in self._log.begin_offsets(topic).items():
-            next_offset = offset
-            while records := self._log.read(topic, partition, next_offset, POLL_RECORDS):
-                yield records
-                next_offset = records.next_offset
 
     def _assigned(self, partitions: frozenset[int]) -> Mapping[int, int]:
         begins = self._log.begin_offsets(BUDGET_TOTALS)

@@ -95,6 +95,11 @@ class Snapshot:
     strict_tenants: bool = True  # an unknown tenant's events are rejected
 
     @property
+    def known_tenants(self) -> frozenset[str] | None:
+        """Whose events are taken; None: anyone's."""
+        return frozenset(tenant.id for tenant in self.tenants) if self.strict_tenants else None
+
+    @property
     def models(self) -> tuple[tuple[str, str], ...]:
         """(provider, model) in order of first appearance in the rate card."""
         return tuple(dict.fromkeys((card.provider, card.model) for card in self.rate_cards))

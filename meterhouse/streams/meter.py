@@ -111,7 +111,7 @@ class Meter:
         self._decoder = Decoder()
         self._snapshot = snapshots()
         self._rates = compile_rates(self._snapshot)
-        self._tenants = _known_tenants(self._snapshot)
+        self._tenants = self._snapshot.known_tenants
         self._totals = BudgetTotals(self._snapshot, self.settings.lateness)
         self._control_checked_us = clock()
         self._positions: dict[int, Position] = {}  # processed up to, of the partitions that are ours
@@ -208,7 +208,7 @@ class Meter:
         self._commit_all()
         self._snapshot = snapshot
         self._rates = compile_rates(snapshot)
-        self._tenants = _known_tenants(snapshot)
+        self._tenants = snapshot.known_tenants
         self._totals = BudgetTotals(snapshot, self.settings.lateness)
         self._start_totals(self._positions)
         _log.info("control data taken over", version=snapshot.version)
@@ -333,7 +333,3 @@ class Meter:
     def _on_ledger(self, call: Callable[[], T]) -> T:
         """The ledger belongs to one thread: everything that asks it goes there."""
         return self._ledger_thread.submit(call).result()
-
-
-def _known_tenants(snapshot: Snapshot) -> frozenset[str] | None:
-    return frozenset(tenant.id for tenant in snapshot.tenants) if snapshot.strict_tenants else None

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from meterhouse.api import schemas
-from meterhouse.api.dependencies import FiltersOf, ReportsOf, SpanOf, names
+from meterhouse.api.dependencies import FiltersOf, ReportsOf, SpanOf
+from meterhouse.api.figures import names_of
 from meterhouse.api.problems import responses
 from meterhouse.ingest.batch import Reason
 from meterhouse.warehouse.reports.rejects import RejectFilter
@@ -29,7 +30,7 @@ Limit = Annotated[int, Query(ge=1, le=1_000, description="a page has at most so 
 @router.get("/chargeback", response_model=schemas.Chargeback, response_model_exclude_unset=True, summary="Chargeback")
 def chargeback(reports: ReportsOf, span: SpanOf, filters: FiltersOf, group_by: GroupBy = None) -> dict[str, Any]:
     """What was billed per group, exact to the last of twelve decimals. Without a range: the current month (UTC)."""
-    return reports.chargeback(span, names(group_by), filters)
+    return reports.chargeback(span, names_of(group_by), filters)
 
 
 @router.get("/usage", response_model=schemas.Usage, response_model_exclude_unset=True, summary="Usage")
@@ -37,7 +38,7 @@ def usage(
     reports: ReportsOf, span: SpanOf, filters: FiltersOf, every: Every = "day", group_by: GroupBy = None
 ) -> dict[str, Any]:
     """Requests by status and tokens of every request, in buckets of time. Without a range: the current month (UTC)."""
-    return reports.usage(span, every, names(group_by), filters)
+    return reports.usage(span, every, names_of(group_by), filters)
 
 
 @router.get("/slo", response_model=schemas.Slo, summary="Service level objectives")

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from meterhouse.ingest.batch import Reason
-from meterhouse.ingest.encode import BATCH_EVENTS, Encoded, batches, single_message
+from meterhouse.ingest.encode import BATCH_EVENTS, Encoded, single_message, to_messages
 from meterhouse.ingest.log import Message
 from meterhouse.ingest.simulate import draws
 from meterhouse.ingest.simulate.draws import Generator, Requests
@@ -62,7 +62,7 @@ def records(
 
 def _flushed(filling: list[Arrival], max_events: int) -> Iterator[Message]:
     encoded = (Encoded(arrival.tenant, arrival.payload, filling[-1].arrived_us) for arrival in filling)
-    return (batch.message() for batch in batches(encoded, max_events=max_events))
+    return to_messages(encoded, max_events=max_events)
 
 
 def _endless(workload: Workload, rng: Generator) -> Iterator[Arrival]:
