@@ -44,8 +44,8 @@ crash: $(READY) ## kill a working meter N times at random moments (N=200), then 
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes --no-emit-index-url \
 	--python-version 3.11 --custom-compile-command "make lock"
 lock: $(READY) ## write requirements/*.txt anew (ARGS=--upgrade: newest allowed versions)
-	$(LOCK) $(ARGS) -o requirements/run.txt
-	$(LOCK) $(ARGS) --extra dev -c requirements/run.txt -o requirements/dev.txt
+	$(LOCK) $(ARGS) --extra dev -o requirements/dev.txt
+	$(LOCK) $(ARGS) -c requirements/dev.txt -o requirements/run.txt
 
 clean: ## remove what make and the tools made (not meterhouse-data: those are books)
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
