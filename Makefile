@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench fmt lock crash clean
+.PHONY: help demo test check bench fmt lock crash kafka clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -40,6 +40,9 @@ fmt: $(READY) ## format and mend what can be mended
 crash: $(READY) ## kill a working meter N times at random moments (N=200), then compare its books with the oracle
 	METERHOUSE_KILLS=$(N) $(BIN)/python -m pytest tests/crash -m crash --timeout 3600 -s $(ARGS)
 
+kafka: $(READY) ## run a real Kafka here until Ctrl-C, without Docker (ARGS="--brokers 3 --port 9092"); needs Java and Maven
+	$(BIN)/python -m tools.kafka.cluster $(ARGS)
+
 # The lock files hold for Linux and macOS, Python 3.11 to 3.13, and name no registry.
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes --no-emit-index-url \
 	--python-version 3.11 --custom-compile-command "make lock"
@@ -48,5 +51,5 @@ lock: $(READY) ## write requirements/*.txt anew (ARGS=--upgrade: newest allowed 
 	$(LOCK) $(ARGS) -c requirements/dev.txt -o requirements/run.txt
 
 clean: ## remove what make and the tools made (not meterhouse-data: those are books)
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) tools/kafka/libs tools/kafka/libs.lock dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tests.oracle.traces import which
 
+pytest_plugins = ["tests.services.kafka"]
+
 
 def pytest_report_header() -> list[str]:
     return [which()]
