@@ -91,7 +91,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """A sound event that stood in a record whose key is not its tenant: publish it again under `tenant`."""
+    """A sound event in a record whose key or partition is not its tenant's: publish it again under `tenant`."""
 
     tenant: str
     partition: int  # where it stood

@@ -20,7 +20,7 @@ from meterhouse.ingest.batch import EVENT_SCHEMA, TIME, Decoded, Forward, Reason
 from meterhouse.ingest.binary_mode import is_binary, structured
 from meterhouse.ingest.columns import ColumnReader, Columns
 from meterhouse.ingest.event import MAX_EVENT_BYTES, Lateness
-from meterhouse.ingest.log import Records
+from meterhouse.ingest.log import Records, partition_of
 from meterhouse.ingest.split import SURELY_SHALLOW_BYTES, Piece, Splitter, Unparsable, is_deep, split_exactly
 from meterhouse.ingest.validate import Refusal, Rules, event_key, judge, text_fault
 
@@ -79,10 +79,16 @@ class _Pieces:
 
 @dataclass(frozen=True, slots=True)
 class _Judging:
-    """What events are held against."""
+    """What events are held against. `partitions`: how many the topic has, None: placement is not checked."""
 
     tenants: Collection[str] | None
     lateness: Lateness
+    partitions: int | None
+
+    def is_home(self, tenant: str, key: bytes | None, partition: int) -> bool:
+        """Whether a record of this key in this partition is where the tenant's events belong."""
+        home = tenant.encode()
+        return key == home and (self.partitions is None or partition_of(home, self.partitions) == partition)
 
 
 @dataclass(slots=True)
@@ -116,18 +122,25 @@ class Decoder:
         self.close()
 
     def decode(
-        self, records: Sequence[Records], *, tenants: Collection[str] | None, lateness: Lateness = DEFAULT_LATENESS
+        self,
+        records: Sequence[Records],
+        *,
+        tenants: Collection[str] | None,
+        lateness: Lateness = DEFAULT_LATENESS,
+        partitions: int | None = None,
     ) -> Decoded:
         """Every event of the records, in exactly one of events, rejects and forwards.
 
-        `tenants`: the known ones; None accepts any. Lateness is judged against each record's append time, which is
-        also the event's `arrived`. An empty array holds no event; a tombstone and a record whose bytes do not parse
-        are one reject of index -1. Whatever the bytes are, nothing is raised.
+        `tenants`: the known ones; None accepts any. `partitions`: the topic's count; an event is forwarded where its
+        record's key is not its tenant or, unless that is None, its partition not the tenant's among so many. Lateness
+        is judged against each record's append time, which is also the event's `arrived`. An empty array holds no
+        event; a tombstone and a record whose bytes do not parse are one reject of index -1. Whatever the bytes are,
+        nothing is raised.
         """
         run = _Run.of(records)
         outcome = _Outcome([EVENT_SCHEMA.empty_table()], [], [])
         pieces = self._split(run, outcome)
-        judging = _Judging(tenants, lateness)
+        judging = _Judging(tenants, lateness, partitions)
         for chunk in _chunks(pieces):
             self._decode_chunk(run, chunk, judging, outcome)
         tables = outcome.events[1:] or outcome.events
@@ -194,7 +207,7 @@ class Decoder:
             columns = self._reader.read(_text(chunk))
             fast = columns.good & chunk.strict & _in_time(columns, run.arrived_us[chunk.record], judging.lateness)
             fast &= _among(columns.values["tenant"], judging.tenants)
-            at_home = _at_home(columns.values["tenant"], run, chunk)
+            at_home = _at_home(columns.values["tenant"], run, chunk, judging)
             rows = np.flatnonzero(fast & at_home)
             tables.append(_fast_table(columns, run, chunk, rows))
             positions.append(rows)
@@ -257,12 +270,14 @@ def _among(tenants: Column, known: Collection[str] | None) -> NDArray[np.bool_] 
     return among
 
 
-def _at_home(tenants: Column, run: _Run, chunk: _Pieces) -> NDArray[np.bool_]:
-    """Where the record's key is the tenant."""
-    code_of = {word.encode(): code for code, word in enumerate(tenants.dictionary.to_pylist())}
-    key_codes = np.fromiter(
-        (code_of.get(key, -1) if key is not None else -1 for key in run.keys), np.int32, len(run.keys)
-    )
+def _at_home(tenants: Column, run: _Run, chunk: _Pieces, judging: _Judging) -> NDArray[np.bool_]:
+    """`_Judging.is_home` of many events: tenants become numbers, and each number's home is looked up once."""
+    words = [word.encode() for word in tenants.dictionary.to_pylist()]
+    code_of: dict[bytes | None, int] = {word: code for code, word in enumerate(words)}
+    key_codes = np.fromiter((code_of.get(key, -1) for key in run.keys), np.int32, len(run.keys))
+    if judging.partitions is not None:
+        homes = np.array([partition_of(word, judging.partitions) for word in words] or [-1])
+        key_codes[homes[key_codes] != run.partition] = -1
     at_home: NDArray[np.bool_] = tenants.indices.fill_null(-2).to_numpy() == key_codes[chunk.record]
     return at_home
 
@@ -296,7 +311,7 @@ def _judge_rows(
         verdict = judge(payload, Rules(arrived_us, judging.tenants, judging.lateness))
         if isinstance(verdict, Refusal):
             outcome.rejects.append((record, index, _reject(run, record, index, verdict, payload)))
-        elif run.keys[record] != verdict.tenant.encode():
+        elif not judging.is_home(verdict.tenant, run.keys[record], int(run.partition[record])):
             _forward(run, chunk, row, verdict.tenant, outcome)
         else:
             place = (int(run.partition[record]), int(run.offset[record]), index, arrived_us)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 import pyarrow as pa
@@ -85,6 +87,12 @@ ENVELOPE: Final = {
     "time": '"2026-11-01T00:00:00Z"',
 }  # fmt: skip
 
+SOUND_EVENT: Final = {
+    **{name: json.loads(text) for name, text in ENVELOPE.items()},
+    "type": REQUEST_TYPE,
+    "data": {name: json.loads(text) for name, text in SOUND[REQUEST_TYPE].items()},
+}
+
 ODD_VALUES: Final = (
     "null", "true", "false", "0", "-0", "1", "-1", "7.0", "1e3", "1E2", "1.5", "1e400", "NaN", "Infinity", "-Infinity",
     "99", "999", "1000", "65636", "1099511627776", "1099511627777", "9223372036854775807", "9223372036854775808",
@@ -165,15 +173,49 @@ def told(done: Decoded) -> tuple[list[dict[str, Any]], list[Any], list[Any]]:
     st.lists(near_valid_records(), min_size=1, max_size=5),
     st.sampled_from([None, {"acme"}, {"acme", "12", "é"}]),
     st.sampled_from([b"acme", b"12", "é".encode(), None, b"\xff"]),
+    st.sampled_from([None, 1, 2, 3, 7]),
 )
 def test_the_fast_lane_decides_as_the_slow_lane_does(
-    both: tuple[Decoder, Decoder], run: list[bytes], tenants: set[str] | None, key: bytes | None
+    both: tuple[Decoder, Decoder],
+    run: list[bytes],
+    tenants: set[str] | None,
+    key: bytes | None,
+    partitions: int | None,
 ) -> None:
     normal, slow = (
-        told(decoder.decode([records(run, keys=[key, *[b"acme"] * (len(run) - 1)])], tenants=tenants))
+        told(
+            decoder.decode(
+                [records(run, keys=[key, *[b"acme"] * (len(run) - 1)])], tenants=tenants, partitions=partitions
+            )
+        )
         for decoder in both
     )
     assert normal == slow
+
+
+@MODERATE
+@given(
+    st.lists(st.tuples(st.sampled_from(["acme", "b", "é", "12"]), st.integers(0, 6)), min_size=1, max_size=12),
+    st.integers(1, 7),
+)
+def test_an_event_is_metered_only_in_its_tenants_partition_of_so_many(
+    both: tuple[Decoder, Decoder], places: list[tuple[str, int]], partitions: int
+) -> None:
+    run = [
+        replace(
+            records([json.dumps({**SOUND_EVENT, "subject": tenant}).encode()], keys=[tenant.encode()]),
+            partition=partition,
+        )
+        for tenant, partition in places
+    ]
+    home = [zlib.crc32(tenant.encode()) % partitions == partition for tenant, partition in places]
+    for decoder in both:
+        done = decoder.decode(run, tenants=None, partitions=partitions)
+        assert not done.rejects
+        assert done.events["tenant"].to_pylist() == [t for (t, _), at_home in zip(places, home, strict=True) if at_home]
+        assert [f.tenant for f in done.forwards] == [
+            t for (t, _), at_home in zip(places, home, strict=True) if not at_home
+        ]
 
 
 @settings(MODERATE, max_examples=50)
