@@ -8,13 +8,13 @@ from typing import Final
 from meterhouse.ingest.log import Headers
 
 _PREFIX: Final = "ce_"
-_REQUIRED: Final = 4
+BINARY_HEADERS: Final = 4
 """Headers that a binary event has at least: specversion, id, source, type."""
 
 
 def is_binary(headers: Headers) -> bool:
     """Whether a record is an event in binary mode: only such a one says its version in a header."""
-    return len(headers) >= _REQUIRED and any(name == "ce_specversion" for name, _ in headers)
+    return len(headers) >= BINARY_HEADERS and any(name == "ce_specversion" for name, _ in headers)
 
 
 def structured(headers: Headers, value: bytes | None) -> bytes | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from typing import Final, NoReturn, cast
 
 import msgspec
+import numpy as np
 
 from meterhouse.ingest.validate import claimed_tenant, parse_json
 
@@ -48,6 +49,28 @@ class Splitter:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         return pieces
+
+    def are_single(self, values: Sequence[bytes | None]) -> bool:
+        """Whether each of these records is surely one event, `split` to itself; at least one record.
+
+        They are read as one array, which costs a third of reading them one by one. Where its elements are as long as
+        the records, in order, each element is its record, byte for byte.
+        """
+        if None in values or (values[0] or b"")[:1] != b"{":
+            return False
+        joined = b"[" + b",".join(cast("Sequence[bytes]", values)) + b"]"
+        ends = np.cumsum(np.fromiter(map(len, cast("Sequence[bytes]", values)), np.int64, len(values)) + 1)
+        starts = np.concatenate(([0], ends[:-1])) + 1
+        # An empty record begins at a comma or at the array's end.
+        if (np.frombuffer(joined, np.uint8)[starts] != ord("{")).any():
+            return False
+        try:
+            found = self._array.decode(joined)
+            if not joined.isascii():
+                joined.decode()
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return False
+        return len(found) == len(values) and list(map(len, found)) == list(map(len, cast("Sequence[bytes]", values)))
 
     def is_strict(self, piece: bytes) -> bool:
         """Whether a piece from `split_exactly` is JSON to the letter: no NaN, Infinity or lone surrogate in it."""

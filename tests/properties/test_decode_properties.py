@@ -18,6 +18,7 @@ from meterhouse.ingest.columns import ColumnReader
 from meterhouse.ingest.decode import Decoder, event_key
 from meterhouse.ingest.event import INFERENCE_TYPE, REQUEST_TYPE
 from meterhouse.ingest.log import Records
+from meterhouse.ingest.split import Splitter, split_exactly
 from meterhouse.ingest.validate import pair_digest
 from tests.builders import T0_US, records
 
@@ -229,6 +230,26 @@ def test_how_records_are_cut_into_runs_changes_nothing(
     one = told(decoder.decode([records(run[:cut])], tenants={"acme"}))
     two = told(decoder.decode([records(run[cut:], first_offset=cut)], tenants={"acme"}))
     assert whole == tuple(first + second for first, second in zip(one, two, strict=True))
+
+
+fragments = st.sampled_from(
+    [b"{}", b'{"a":1}', b'{"a":[1', b'{"b":2}]}', b'{"a":{', b'{"c":1},{"d":2}', b"{},{}", b'{"a":"', b'{"b"', b'"}',
+     b"{} ", b" {}", b"[{}]", b"1", b"", b'{"a":"\xc3', b'\xa9"}', b'{"a":"\xff"}', b'{"a":NaN}', '{"é":"é"}'.encode()]
+)  # fmt: skip
+
+
+@settings(MODERATE, max_examples=500)
+@given(st.lists(fragments, min_size=1, max_size=5))
+@example([b'{"a":[1', b'{"b":2}]}'])
+@example([b'{"a":[1', b'{"b":2}]}', b"{},{}"])
+@example([b'{"a":"\xc3', b'{\xa9"}'])
+def test_records_taken_together_are_one_event_each(run: list[bytes]) -> None:
+    if Splitter().are_single(run):
+        assert [split_exactly(value) for value in run] == [[value] for value in run]
+
+
+def test_sound_single_events_are_taken_together() -> None:
+    assert Splitter().are_single([b"{}", '{"é":"é"}'.encode(), json.dumps(SOUND_EVENT).encode()])
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------
