@@ -59,6 +59,23 @@ def plain_text(column: Column) -> Mask:
     return result
 
 
+def bare_text(column: Column) -> Mask:
+    """Of texts: absent, or 1 to MAX_TEXT bytes without control characters."""
+    if column.null_count == len(column):
+        return np.ones(len(column), dtype=np.bool_)
+    offsets, text = _text_buffers(column)
+    first, last = int(offsets[0]), int(offsets[-1])
+    length = np.diff(offsets)
+    bare = (length >= 1) & (length <= MAX_TEXT)
+    odd = (text[first:last] < 0x20) | (text[first:last] == 0x7F)
+    if odd.any():
+        bare[np.searchsorted(offsets, np.flatnonzero(odd) + first, side="right") - 1] = False
+    if column.null_count:
+        bare |= ~present(column)
+    result: Mask = bare
+    return result
+
+
 def times(column: Column) -> tuple[NDArray[np.int64], Mask]:
     """RFC 3339 texts → (microseconds since 1970 UTC, floored; where that is sure)."""
     sure = _time_shape(column)

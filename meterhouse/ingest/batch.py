@@ -59,7 +59,8 @@ class Reason(StrEnum):
     """Why an event was rejected: stable codes, one each."""
 
     NOT_JSON = "not_json"  # the record's bytes do not parse, or are not an object or an array
-    NOT_A_CLOUDEVENT = "not_a_cloudevent"  # no specversion 1.0, or id, source, type missing or not text
+    # No specversion 1.0, or id, source, type missing or not text; or the record is no Arrow stream and says that it is.
+    NOT_A_CLOUDEVENT = "not_a_cloudevent"
     UNKNOWN_TYPE = "unknown_type"
     MISSING_FIELD = "missing_field"
     WRONG_TYPE = "wrong_type"  # a field of another JSON type than it must have, or a text beyond its limit

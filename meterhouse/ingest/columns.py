@@ -83,11 +83,12 @@ class ColumnReader:
     def read(self, events: Column) -> Columns:
         """Reads a string array of strict JSON, an event a row."""
         try:
-            return _Chunk(self, events).read()
+            return Chunk(self, events, self.transform(events, _REQUEST_STRUCTURE)).read()
         except duckdb.InvalidInputException:
             # DuckDB's parser refuses a text that ours took: no such text is known, and none may stop a meter.
             valid = self._valid(events)
-        columns = _Chunk(self, pc.if_else(valid, events, "{}")).read()
+        events = pc.if_else(valid, events, "{}")
+        columns = Chunk(self, events, self.transform(events, _REQUEST_STRUCTURE)).read()
         columns.good[~valid.to_numpy(zero_copy_only=False)] = False
         return columns
 
@@ -126,17 +127,23 @@ class ColumnReader:
         return pa.Array.from_buffers(KEY, len(numbers), [None, digests], offset=numbers.offset)
 
 
-class _Chunk:
-    """One run of events on its way to columns. Every step takes rows that it is not sure of out of `_good`."""
+class Chunk:
+    """One run of events on its way to columns. Every step takes rows that it is not sure of out of `_good`.
 
-    def __init__(self, reader: ColumnReader, events: Column) -> None:
+    `columns`: what was read of the events by name, here as JSON text; `arrow_columns.py` reads another form.
+    """
+
+    node_names: Final = tuple(field.name for field in _NODE_FIELDS)
+
+    def __init__(self, reader: ColumnReader, events: Column, columns: dict[str, Column]) -> None:
         self._reader = reader
         self._events = events
-        self._columns = reader.transform(events, _REQUEST_STRUCTURE)
+        self._columns = columns
         self._good = np.ones(len(events), dtype=np.bool_)
         self._values: dict[str, Column] = {}
         # Columns that hold, as VARCHAR, what may have been a number or an object → the rows.
         self._doubtful: dict[str, Mask] = {}
+        self._ids: Column = None
 
     def read(self) -> Columns:
         kinds = self._name("type", self._columns["type"], EVENT_TYPES.__contains__)
@@ -151,18 +158,24 @@ class _Chunk:
         return Columns(self._good, self._values, time_us)
 
     def _envelope(self) -> NDArray[np.int64]:
-        versions = self._columns["specversion"].dictionary_encode()
-        self._good &= _equal(versions, '"1.0"')
+        self._version()
         for name in ("type", "source", "subject"):
             self._good &= present(self._columns[name])
         self._name("source", self._columns["source"], _is_name)
         self._values["tenant"] = self._name("subject", self._columns["subject"], _is_name)
         del self._values["subject"]
-        self._good &= plain_text(self._columns["id"]) & present(self._columns["id"])
-        time_us, sure = times(self._columns["time"])
+        self._good &= present(self._columns["id"])
+        self._ids = self._text(self._columns["id"])
+        time_us, sure = self._times(self._columns["time"])
         self._good &= sure
         self._values["time"] = pa.array(time_us).cast(TIME)
         return time_us
+
+    def _version(self) -> None:
+        self._good &= _equal(self._columns["specversion"].dictionary_encode(), '"1.0"')
+
+    def _times(self, column: Column) -> tuple[NDArray[np.int64], Mask]:
+        return times(column)
 
     def _fields(self, requests: Mask, nodes: Mask) -> dict[str, NDArray[np.int64]]:
         """The fields of `data`; returns the inclusive token counts."""
@@ -172,7 +185,7 @@ class _Chunk:
             column = self._columns[field.name]
             shared = _SHARED.get(field.name)
             if mixed and shared is None:
-                column = pc.if_else(pa.array(requests), column, pa.scalar(None, column.type))
+                column = only(requests, column)
             if field.required or (shared is not None and shared.required):
                 required_of = nodes if not field.required else requests if shared is None else None
                 absent = ~present(column)
@@ -188,15 +201,20 @@ class _Chunk:
             for field in _NODE_FIELDS:
                 self._values[field.name] = pa.nulls(size, NAME if field.kind == "name" else pa.int64())
             return
-        columns = self._reader.transform(self._events.take(pa.array(rows)), _NODE_STRUCTURE)
-        places = np.full(size, -1, dtype=np.int64)
-        places[rows] = np.arange(len(rows))
-        back = pa.array(places, mask=places < 0)
+        columns = self._node_columns(rows)
         for field in _NODE_FIELDS:
-            column = columns[field.name].take(back)
+            column = columns[field.name]
             if field.required:
                 self._good &= present(column) | ~nodes
             self._field(field, column, {})
+
+    def _node_columns(self, rows: NDArray[np.int64]) -> dict[str, Column]:
+        """The columns that only these rows have, null in all others."""
+        columns = self._reader.transform(self._events.take(pa.array(rows)), _NODE_STRUCTURE)
+        places = np.full(len(self._events), -1, dtype=np.int64)
+        places[rows] = np.arange(len(rows))
+        back = pa.array(places, mask=places < 0)
+        return {name: column.take(back) for name, column in columns.items()}
 
     def _field(self, field: Field, column: Column, counts: dict[str, NDArray[np.int64]]) -> None:
         match field.kind:
@@ -205,9 +223,7 @@ class _Chunk:
             case "status":
                 self._name(field.name, column, STATUSES.__contains__)
             case "text":
-                self._good &= plain_text(column)
-                empty = column.null_count == len(column)
-                self._values[field.name] = column if empty else pc.utf8_slice_codeunits(column, 1, -1)
+                self._values[field.name] = self._text(column)
             case "flag":
                 self._flag(field.name, column)
             case "labels":
@@ -250,6 +266,10 @@ class _Chunk:
             quoted = pc.starts_with(columns[name], '"').fill_null(False).to_numpy(zero_copy_only=False)
             self._good[rows] &= quoted | ~doubtful[rows]
 
+    def _text(self, column: Column) -> Column:
+        self._good &= plain_text(column)
+        return column if column.null_count == len(column) else pc.utf8_slice_codeunits(column, 1, -1)
+
     def _flag(self, name: str, column: Column) -> None:
         if column.null_count == len(column):
             self._values[name] = pa.nulls(len(column), pa.bool_())
@@ -273,16 +293,19 @@ class _Chunk:
             self._good &= ~np.isin(_codes(encoded), unfit)
         self._values["labels"] = pa.array(canonical, pa.string()).take(encoded.indices)
 
-    def _whole(self, column: Column, least: int, most: int) -> Column:
-        """JSON texts → int64, null where absent; rows of another type or range are not good."""
-        if column.null_count == len(column):
-            return pa.nulls(len(column), pa.int64())
+    def _numbers(self, column: Column) -> Column:
         try:
-            numbers = column.cast(pa.int64())
+            return column.cast(pa.int64())
         except pa.ArrowInvalid:
             whole = pc.match_substring_regex(column, _WHOLE)
             self._good &= whole.fill_null(True).to_numpy(zero_copy_only=False)
-            numbers = pc.if_else(whole, column, pa.scalar(None, column.type)).cast(pa.int64())
+            return pc.if_else(whole, column, pa.scalar(None, column.type)).cast(pa.int64())
+
+    def _whole(self, column: Column, least: int, most: int) -> Column:
+        """Counts → int64, null where absent; rows of another type or range are not good."""
+        if column.null_count == len(column):
+            return pa.nulls(len(column), pa.int64())
+        numbers = self._numbers(column)
         extremes = pc.min_max(numbers).as_py()
         if extremes["min"] is not None and (extremes["min"] < least or extremes["max"] > most):
             values = numbers.fill_null(least).to_numpy()
@@ -311,8 +334,14 @@ class _Chunk:
         places = zip(*np.divmod(seen, len(source_words)), strict=True)
         digests = [pair_digest(tenant_words[tenant], source_words[source]) for tenant, source in places]
         pairs = pa.array(digests, pa.binary(16)).take(packed.indices)
-        ids = pc.utf8_slice_codeunits(self._columns["id"], 1, -1)
-        self._values["key"] = self._reader.keys(pairs, ids)
+        self._values["key"] = self._reader.keys(pairs, self._ids)
+
+
+def only(rows: Mask, column: Column) -> Column:
+    """The column with nulls outside of `rows`."""
+    if pa.types.is_dictionary(column.type):
+        return pa.DictionaryArray.from_arrays(only(rows, column.indices), column.dictionary)
+    return pc.if_else(pa.array(rows), column, pa.scalar(None, column.type))
 
 
 def _is_name(word: str) -> bool:

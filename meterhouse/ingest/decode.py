@@ -6,21 +6,23 @@ the rest one by one. `split.py` cuts records into events.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import repeat
 from typing import Final, Literal, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from meterhouse.ingest.arrow_columns import read_rows
+from meterhouse.ingest.arrow_read import Unreadable, read_stream
 from meterhouse.ingest.arrow_text import Column
 from meterhouse.ingest.batch import EVENT_SCHEMA, TIME, Decoded, Forward, Reason, Reject
-from meterhouse.ingest.binary_mode import BINARY_HEADERS, is_binary, structured
 from meterhouse.ingest.columns import ColumnReader, Columns
 from meterhouse.ingest.event import MAX_EVENT_BYTES, Lateness
 from meterhouse.ingest.log import Records, partition_of
+from meterhouse.ingest.pieces import CHUNK_EVENTS, Pieces, Run, chunks_of, rows_of, text_of
 from meterhouse.ingest.split import SURELY_SHALLOW_BYTES, Piece, Splitter, Unparsable, is_deep, split_exactly
 from meterhouse.ingest.validate import Refusal, Rules, event_key, judge, text_fault
 
@@ -28,62 +30,12 @@ __all__ = ["Decoder", "event_key"]
 
 FEW_EVENTS: Final = 128
 """So few events are decided one by one: a pass of the fast lane costs some 8 ms however few there are."""
-CHUNK_EVENTS: Final = 65_536
-CHUNK_BYTES: Final = 256 * 1024 * 1024
-"""Of one chunk's text: an Arrow string array addresses 2 GiB, and the text is in memory twice."""
 
 SINGLES: Final = 256
 """Records that are tried together as one event each; one that is not makes its neighbours cost as much as it does."""
 
 DEFAULT_LATENESS: Final = Lateness()
 _PLACE: Final = ("partition", "offset", "index", "arrived")
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """The records of one call, flattened: columns of equal length, a row per record."""
-
-    topics: list[str]
-    partition: NDArray[np.int32]
-    offset: NDArray[np.int64]
-    arrived_us: NDArray[np.int64]
-    keys: list[bytes | None]
-    values: list[bytes | None]
-
-    @classmethod
-    def of(cls, records: Sequence[Records]) -> Self:
-        sizes = [len(run) for run in records]
-        values: list[bytes | None] = []
-        for run in records:
-            values += run.values
-            if max(map(len, run.headers), default=0) < BINARY_HEADERS:
-                continue
-            for at, headers in enumerate(run.headers, start=len(values) - len(run)):
-                if is_binary(headers):
-                    values[at] = structured(headers, values[at])
-        return cls(
-            topics=[topic for run, size in zip(records, sizes, strict=True) for topic in [run.topic] * size],
-            partition=np.repeat(np.array([run.partition for run in records], dtype=np.int32), sizes),
-            offset=_joined(run.offsets for run in records),
-            arrived_us=_joined(run.appended_us for run in records),
-            keys=list(chain.from_iterable(run.keys for run in records)),
-            values=values,
-        )
-
-
-def _joined(columns: Iterable[Sequence[int]]) -> NDArray[np.int64]:
-    return np.concatenate([np.zeros(0, np.int64), *(np.asarray(column, np.int64) for column in columns)])
-
-
-@dataclass(frozen=True, slots=True)
-class _Pieces:
-    """The events of a run: bytes, the record each stands in and its place there; `strict`: fit for the fast lane."""
-
-    bytes_: list[Piece]
-    size: NDArray[np.int64]
-    record: NDArray[np.int64]
-    index: NDArray[np.int32]
-    strict: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +54,26 @@ class _Judging:
 
 @dataclass(slots=True)
 class _Outcome:
-    """What became of a chunk; rejects and forwards with (record, index) in front, to put them in log order."""
+    """What became of the records; rejects and forwards with (record, index) in front, to put them in log order.
+
+    `records`: the record of each row of `events`. `arrow`: records that are Arrow streams.
+    """
 
     events: list[pa.Table]
+    records: list[NDArray[np.int64]]
     rejects: list[tuple[int, int, Reject]]
     forwards: list[tuple[int, int, Forward]]
+    arrow: list[int]
+
+    def table(self) -> pa.Table:
+        """The events in log order."""
+        if len(self.events) < 2:
+            return self.events[0] if self.events else EVENT_SCHEMA.empty_table()
+        table = pa.concat_tables(self.events).unify_dictionaries().combine_chunks()
+        records = np.concatenate(self.records)
+        if (records[1:] >= records[:-1]).all():
+            return table
+        return table.take(np.argsort(records, kind="stable"))
 
 
 class Decoder:
@@ -146,21 +113,23 @@ class Decoder:
         event; a tombstone and a record whose bytes do not parse are one reject of index -1. Whatever the bytes are,
         nothing is raised.
         """
-        run = _Run.of(records)
-        outcome = _Outcome([EVENT_SCHEMA.empty_table()], [], [])
+        run = Run.of(records)
+        outcome = _Outcome([], [], [], [], [])
         pieces = self._split(run, outcome)
         judging = _Judging(tenants, lateness, partitions)
-        for chunk in _chunks(pieces):
-            self._decode_chunk(run, chunk, judging, outcome)
-        tables = outcome.events[1:] or outcome.events
-        events = tables[0] if len(tables) == 1 else pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+        for chunk in chunks_of(pieces):
+            is_fast = self._lanes == "fast" or (self._lanes == "both" and len(chunk.bytes_) > FEW_EVENTS)
+            self._decode_chunk(run, chunk, self._reader.read(text_of(chunk)) if is_fast else None, judging, outcome)
+        for chunk, tables in _arrow_chunks(run, outcome):
+            columns = read_rows(self._reader, tables) if self._lanes != "slow" else None
+            self._decode_chunk(run, chunk, columns, judging, outcome)
         return Decoded(
-            events,
+            outcome.table(),
             [reject for *_, reject in sorted(outcome.rejects, key=lambda placed: placed[:2])],
             [forward for *_, forward in sorted(outcome.forwards, key=lambda placed: placed[:2])],
         )
 
-    def _split(self, run: _Run, outcome: _Outcome) -> _Pieces:
+    def _split(self, run: Run, outcome: _Outcome) -> Pieces:
         pieces, counts, loose = self._split_records(run, outcome, frozenset())
         size = np.fromiter(map(len, pieces), np.int64, len(pieces))
         large = np.flatnonzero(size > SURELY_SHALLOW_BYTES)
@@ -169,6 +138,7 @@ class Decoder:
             deep = frozenset(int(record[at]) for at in large if is_deep(pieces[at]))
             if deep:
                 outcome.rejects.clear()
+                outcome.arrow.clear()
                 pieces, counts, loose = self._split_records(run, outcome, deep)
                 size = np.fromiter(map(len, pieces), np.int64, len(pieces))
         record = np.repeat(np.arange(len(counts)), counts)
@@ -176,10 +146,10 @@ class Decoder:
         strict = size <= MAX_EVENT_BYTES
         strict[loose] = False
         index = (np.arange(len(pieces)) - starts[record]).astype(np.int32)
-        return _Pieces(pieces, size, record, index, strict)
+        return Pieces(pieces, size, record, index, strict)
 
     def _split_records(
-        self, run: _Run, outcome: _Outcome, exactly: frozenset[int]
+        self, run: Run, outcome: _Outcome, exactly: frozenset[int]
     ) -> tuple[list[Piece], NDArray[np.int64], list[int]]:
         """(pieces, how many each record has, which are not strict JSON). Records of `exactly` go the exact way."""
         pieces: list[Piece] = []
@@ -192,6 +162,10 @@ class Decoder:
                 pieces += group  # type: ignore[arg-type]  # none is None
                 continue
             for record, value in enumerate(group, start):
+                if run.is_arrow(record):
+                    outcome.arrow.append(record)
+                    counts[record] = 0
+                    continue
                 found, is_strict = self._split_record(run, record, value, outcome, record in exactly)
                 if not is_strict:
                     loose += [at for at, piece in enumerate(found, len(pieces)) if not self._splitter.is_strict(piece)]
@@ -200,7 +174,7 @@ class Decoder:
         return pieces, counts, loose
 
     def _split_record(
-        self, run: _Run, record: int, value: bytes | None, outcome: _Outcome, exactly: bool
+        self, run: Run, record: int, value: bytes | None, outcome: _Outcome, exactly: bool
     ) -> tuple[Sequence[Piece], bool]:
         """(pieces, whether all of them are surely strict JSON). What does not parse is rejected."""
         if value is None:
@@ -217,12 +191,14 @@ class Decoder:
         outcome.rejects.append((record, -1, _reject(run, record, -1, refusal, value or b"")))
         return (), True
 
-    def _decode_chunk(self, run: _Run, chunk: _Pieces, judging: _Judging, outcome: _Outcome) -> None:
+    def _decode_chunk(
+        self, run: Run, chunk: Pieces, columns: Columns | None, judging: _Judging, outcome: _Outcome
+    ) -> None:
+        """`columns`: the chunk as the fast lane reads it; None: all go the slow lane."""
         fast = np.zeros(len(chunk.bytes_), dtype=np.bool_)
         tables: list[pa.Table] = []
         positions: list[NDArray[np.int64]] = []
-        if self._lanes == "fast" or (self._lanes == "both" and len(fast) > FEW_EVENTS):
-            columns = self._reader.read(_text(chunk))
+        if columns is not None:
             fast = columns.good & chunk.strict & _in_time(columns, run.arrived_us[chunk.record], judging.lateness)
             fast &= _among(columns.values["tenant"], judging.tenants)
             at_home = _at_home(columns.values["tenant"], run, chunk, judging)
@@ -236,40 +212,38 @@ class Decoder:
         if slow:
             tables.append(pa.Table.from_pylist(slow, schema=EVENT_SCHEMA))
             positions.append(np.array(slow_rows, dtype=np.int64))
+        if not tables:
+            return
+        rows = np.concatenate(positions)
         if len(tables) == 1:
             outcome.events.append(tables[0])
-        elif tables:
+        else:
             merged = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
-            outcome.events.append(merged.take(np.argsort(np.concatenate(positions))))
+            outcome.events.append(merged.take(np.argsort(rows)))
+            rows.sort()
+        outcome.records.append(chunk.record[rows])
 
 
-def _chunks(pieces: _Pieces) -> Iterator[_Pieces]:
-    """Cuts so that each chunk has at most CHUNK_EVENTS events and about CHUNK_BYTES bytes."""
-    ends = np.cumsum(np.where(pieces.strict, pieces.size, 0))
-    start, total = 0, len(pieces.bytes_)
-    while start < total:
-        before = int(ends[start - 1]) if start else 0
-        full = int(np.searchsorted(ends, before + CHUNK_BYTES, side="right"))
-        stop = min(max(full, start + 1), start + CHUNK_EVENTS, total)
-        if start == 0 and stop == total:
-            yield pieces
-            return
-        part = slice(start, stop)
-        yield _Pieces(
-            pieces.bytes_[part], pieces.size[part], pieces.record[part], pieces.index[part], pieces.strict[part]
-        )
-        start = stop
-
-
-def _text(chunk: _Pieces) -> Column:
-    """The chunk's events as one Arrow string array; what the fast lane may not read stands as an empty object."""
-    pieces, size = chunk.bytes_, chunk.size
-    if not chunk.strict.all():
-        pieces = [piece if strict else b"{}" for piece, strict in zip(pieces, chunk.strict, strict=True)]
-        size = np.where(chunk.strict, size, 2)
-    offsets = np.zeros(len(pieces) + 1, dtype=np.int32)
-    np.cumsum(size, out=offsets[1:])
-    return pa.StringArray.from_buffers(len(pieces), pa.py_buffer(offsets.data), pa.py_buffer(b"".join(pieces)))
+def _arrow_chunks(run: Run, outcome: _Outcome) -> Iterator[tuple[Pieces, list[pa.Table]]]:
+    """The Arrow streams among the records, so many at a time that a chunk has about CHUNK_EVENTS events."""
+    tables: list[pa.Table] = []
+    records: list[int] = []
+    rows = 0
+    for record in outcome.arrow:
+        try:
+            table = read_stream(run.values[record] or b"")
+        except Unreadable as error:
+            refusal = Refusal(error.reason, str(error), None)
+            outcome.rejects.append((record, -1, _reject(run, record, -1, refusal, run.values[record] or b"")))
+            continue
+        if rows and rows + len(table) > CHUNK_EVENTS:
+            yield rows_of(tables, records), tables
+            tables, records, rows = [], [], 0
+        tables.append(table)
+        records.append(record)
+        rows += len(table)
+    if rows:
+        yield rows_of(tables, records), tables
 
 
 def _in_time(columns: Columns, arrived_us: NDArray[np.int64], lateness: Lateness) -> NDArray[np.bool_]:
@@ -288,7 +262,7 @@ def _among(tenants: Column, known: Collection[str] | None) -> NDArray[np.bool_] 
     return among
 
 
-def _at_home(tenants: Column, run: _Run, chunk: _Pieces, judging: _Judging) -> NDArray[np.bool_]:
+def _at_home(tenants: Column, run: Run, chunk: Pieces, judging: _Judging) -> NDArray[np.bool_]:
     """`_Judging.is_home` of many events: tenants become numbers, and each number's home is looked up once."""
     words = [word.encode() for word in tenants.dictionary.to_pylist()]
     code_of: dict[bytes | None, int] = {word: code for code, word in enumerate(words)}
@@ -300,7 +274,7 @@ def _at_home(tenants: Column, run: _Run, chunk: _Pieces, judging: _Judging) -> N
     return at_home
 
 
-def _fast_table(columns: Columns, run: _Run, chunk: _Pieces, rows: NDArray[np.int64]) -> pa.Table:
+def _fast_table(columns: Columns, run: Run, chunk: Pieces, rows: NDArray[np.int64]) -> pa.Table:
     record = chunk.record
     values = {
         **columns.values,
@@ -317,7 +291,7 @@ def _fast_table(columns: Columns, run: _Run, chunk: _Pieces, rows: NDArray[np.in
 
 
 def _judge_rows(
-    run: _Run, chunk: _Pieces, rows: NDArray[np.int64], judging: _Judging, outcome: _Outcome
+    run: Run, chunk: Pieces, rows: NDArray[np.int64], judging: _Judging, outcome: _Outcome
 ) -> tuple[list[int], list[dict[str, object]]]:
     """The slow lane. Returns (positions, rows) of sound events; the others go to the outcome."""
     positions: list[int] = []
@@ -325,7 +299,7 @@ def _judge_rows(
     for row in rows:
         record, index = int(chunk.record[row]), int(chunk.index[row])
         arrived_us = int(run.arrived_us[record])
-        payload = bytes(chunk.bytes_[row])
+        payload = bytes(chunk.bytes_[int(row)])
         verdict = judge(payload, Rules(arrived_us, judging.tenants, judging.lateness))
         if isinstance(verdict, Refusal):
             outcome.rejects.append((record, index, _reject(run, record, index, verdict, payload)))
@@ -338,13 +312,13 @@ def _judge_rows(
     return positions, sound
 
 
-def _forward(run: _Run, chunk: _Pieces, row: np.int64, tenant: str, outcome: _Outcome) -> None:
+def _forward(run: Run, chunk: Pieces, row: np.int64, tenant: str, outcome: _Outcome) -> None:
     record, index = int(chunk.record[row]), int(chunk.index[row])
-    forward = Forward(tenant, int(run.partition[record]), int(run.offset[record]), index, bytes(chunk.bytes_[row]))
+    forward = Forward(tenant, int(run.partition[record]), int(run.offset[record]), index, bytes(chunk.bytes_[int(row)]))
     outcome.forwards.append((record, index, forward))
 
 
-def _reject(run: _Run, record: int, index: int, refusal: Refusal, payload: bytes) -> Reject:
+def _reject(run: Run, record: int, index: int, refusal: Refusal, payload: bytes) -> Reject:
     return Reject(
         topic=run.topics[record],
         partition=int(run.partition[record]),

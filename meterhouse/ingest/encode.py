@@ -64,11 +64,21 @@ _INFERENCE: Final = _Shape(
 
 
 def to_json(event: Event) -> bytes:
-    """The event as a structured CloudEvent 1.0, compact JSON in UTF-8. Optional fields that are None or empty and
-    counts of 0 are left out; `subject` is the tenant; `time` has microseconds and a Z.
+    """The event as a structured CloudEvent 1.0, compact JSON in UTF-8: what `to_object` says.
 
     Raises ValueError, with what to do, for what a publisher may not send (see the module).
     """
+    encoded = msgspec.json.encode(to_object(event))
+    if len(encoded) > MAX_EVENT_BYTES:
+        raise ValueError(
+            f"event {event.id} has {len(encoded)} bytes, at most {MAX_EVENT_BYTES}: leave out prompts and answers"
+        )
+    return encoded
+
+
+def to_object(event: Event) -> dict[str, Any]:
+    """The event's CloudEvent as plain values. Optional fields that are None or empty and counts of 0 are left out;
+    `subject` is the tenant; `time` has microseconds and a Z. Raises ValueError as `to_json` does."""
     if isinstance(event, UsageEvent):
         data = _data(event, _REQUEST)
         if event.streamed is not None:
@@ -81,22 +91,15 @@ def to_json(event: Event) -> bytes:
         type_ = INFERENCE_TYPE
     else:
         raise ValueError(f"{type(event).__name__} is not an event: build a UsageEvent or an InferenceEvent")
-    encoded = msgspec.json.encode(
-        {
-            "specversion": "1.0",
-            "type": type_,
-            "id": _text("id", event.id),
-            "source": _text("source", event.source),
-            "subject": _text("tenant", event.tenant),
-            "time": _time(event.time),
-            "data": data,
-        }
-    )
-    if len(encoded) > MAX_EVENT_BYTES:
-        raise ValueError(
-            f"event {event.id} has {len(encoded)} bytes, at most {MAX_EVENT_BYTES}: leave out prompts and answers"
-        )
-    return encoded
+    return {
+        "specversion": "1.0",
+        "type": type_,
+        "id": _text("id", event.id),
+        "source": _text("source", event.source),
+        "subject": _text("tenant", event.tenant),
+        "time": _time(event.time),
+        "data": data,
+    }
 
 
 def _data(event: Event, shape: _Shape) -> dict[str, Any]:
@@ -165,17 +168,18 @@ class Encoded(NamedTuple):
 
 def single_message(tenant: str | None, event: bytes, appended_us: int | None = None) -> Message:
     """A record of one event, keyed by its tenant."""
-    return Message(_key(tenant), event, _STRUCTURED, appended_us=appended_us)
+    return Message(record_key(tenant), event, _STRUCTURED, appended_us=appended_us)
 
 
 def batch_message(tenant: str | None, events: Sequence[bytes], appended_us: int | None = None) -> Message:
     """A record of several events of one tenant, a JSON array, keyed by the tenant."""
     if not events:
         raise ValueError("a batch of no events: send at least one")
-    return Message(_key(tenant), b"[" + b",".join(events) + b"]", _BATCH, appended_us=appended_us)
+    return Message(record_key(tenant), b"[" + b",".join(events) + b"]", _BATCH, appended_us=appended_us)
 
 
-def _key(tenant: str | None) -> bytes | None:
+def record_key(tenant: str | None) -> bytes | None:
+    """The key of a tenant's records."""
     # An id beyond the limit is no tenant's: its event goes to where it is rejected, whatever its partition.
     return None if tenant is None or len(tenant) > MAX_TEXT else tenant.encode(errors="replace")
 

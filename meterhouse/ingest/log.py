@@ -19,6 +19,7 @@ BUDGET_ALERTS: Final = "budget.alerts"
 
 STRUCTURED: Final = "application/cloudevents+json"
 BATCH: Final = "application/cloudevents-batch+json"
+ARROW_STREAM: Final = "application/vnd.apache.arrow.stream"
 CONTENT_TYPE: Final = "content-type"
 
 Headers = tuple[tuple[str, bytes], ...]

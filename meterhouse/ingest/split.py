@@ -97,7 +97,7 @@ def split_exactly(value: bytes) -> list[bytes]:
         text = value.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         _refuse(f"byte {error.start} is not UTF-8")
-    if _depth(text) > MAX_DEPTH:
+    if depth(text) > MAX_DEPTH:
         _refuse(f"it is nested more than {MAX_DEPTH} deep")
     start = _after_space(text, 0)
     if text[start : start + 1] == "{":
@@ -136,7 +136,7 @@ def _refuse(what: str) -> NoReturn:
     )
 
 
-def _depth(text: str) -> int:
+def depth(text: str) -> int:
     """How deep the brackets nest; exact where it could exceed MAX_DEPTH."""
     openers = text.count("[") + text.count("{")
     if openers <= MAX_DEPTH:

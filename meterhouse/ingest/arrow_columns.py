@@ -1,0 +1,100 @@
+"""The fast lane of Arrow streams: rows of the wire schema → columns, as `columns.py` does it for JSON text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, overload
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from meterhouse.ingest.arrow_read import wire_table
+from meterhouse.ingest.arrow_text import Column, Mask, bare_text, present
+from meterhouse.ingest.arrow_wire import row_json
+from meterhouse.ingest.columns import Chunk, ColumnReader, Columns, only
+
+_SURE_US: Final = range(-5_000_000_000_000_000, 7_000_000_000_000_000)
+"""The years 1811 to 2191; others are the slow lane's."""
+
+
+def read_rows(reader: ColumnReader, tables: Sequence[pa.Table]) -> Columns:
+    """Reads the tables of `read_stream`, one after the other, a row each event."""
+    whole = pa.concat_tables([wire_table(table) for table in tables]).unify_dictionaries().combine_chunks()
+    columns = {
+        name: column.chunk(0) if column.num_chunks else pa.array([], column.type)
+        for name, column in zip(whole.column_names, whole.columns, strict=True)
+    }
+    return _ArrowChunk(reader, columns["id"], columns).read()
+
+
+class ArrowRows(Sequence[bytes]):
+    """The rows of some tables as JSON events, written when they are asked for: few are."""
+
+    def __init__(self, tables: Sequence[pa.Table]) -> None:
+        self._tables = [_with_time_us(table) for table in tables]
+        self._ends = np.cumsum([len(table) for table in tables])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @overload
+    def __getitem__(self, at: int) -> bytes: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[bytes]: ...
+    def __getitem__(self, at: int | slice) -> bytes | Sequence[bytes]:
+        if isinstance(at, slice):
+            return [self[row] for row in range(*at.indices(len(self)))]
+        which = int(np.searchsorted(self._ends, at, side="right"))
+        table = self._tables[which]
+        row = at - (int(self._ends[which]) - len(table))
+        return row_json({name: column[row].as_py() for name, column in _cells(table)})
+
+
+def _cells(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray[Any]]]:
+    return zip(table.column_names, table.columns, strict=True)
+
+
+def _with_time_us(table: pa.Table) -> pa.Table:
+    """The table with `time` as microseconds: Python's own times end with the year 9999."""
+    if "time" not in table.column_names:
+        return table
+    times = wire_table(table.select(["time"]))["time"]
+    return table.set_column(table.column_names.index("time"), "time", times)
+
+
+class _ArrowChunk(Chunk):
+    """Columns that are what they say: nothing is read out of text."""
+
+    def _version(self) -> None:
+        """Rows of the wire schema are of CloudEvents 1.0."""
+
+    def _times(self, column: Column) -> tuple[NDArray[np.int64], Mask]:
+        time_us = column.fill_null(0).to_numpy()
+        return time_us, present(column) & (time_us >= _SURE_US.start) & (time_us < _SURE_US.stop)
+
+    def _node_columns(self, rows: NDArray[np.int64]) -> dict[str, Column]:
+        nodes = np.zeros(len(self._events), dtype=np.bool_)
+        nodes[rows] = True
+        return {name: only(nodes, self._columns[name]) for name in self.node_names}
+
+    def _text(self, column: Column) -> Column:
+        self._good &= bare_text(column)
+        return column
+
+    def _flag(self, name: str, column: Column) -> None:
+        self._values[name] = column
+
+    def _labels(self, column: Column) -> None:
+        """An object as text begins with its brace; any other text is not labels, though "null" reads as none."""
+        encoded = column.dictionary_encode()
+        unfit = [code for code, word in enumerate(encoded.dictionary.to_pylist()) if not word.startswith("{")]
+        if unfit:
+            self._good &= ~np.isin(encoded.indices.fill_null(-1).to_numpy(), unfit)
+        super()._labels(column)
+
+    def _numbers(self, column: Column) -> Column:
+        return column
+
+    def _settle_doubts(self) -> None:
+        """A text is a text, whatever it looks like."""
