@@ -44,13 +44,15 @@ def read_stream(value: bytes) -> pa.Table:
     """
     try:
         _check_messages(value)
-        schema = pa.ipc.open_stream(value).schema
+        reader = pa.ipc.open_stream(value)
+        schema = reader.schema
         if len(schema) > MAX_COLUMNS:
             raise Unreadable(Reason.TOO_LARGE, f"The stream has {len(schema)} columns, the limit is {MAX_COLUMNS}.")
         known = [at for at, name in enumerate(schema.names) if name in WIRE_SCHEMA.names]
         _check_types(schema, known)
-        options = pa.ipc.IpcReadOptions(included_fields=known) if len(known) < len(schema) else None
-        batches = list(_batches(pa.ipc.open_stream(value, options=options)))
+        if len(known) < len(schema):
+            reader = pa.ipc.open_stream(value, options=pa.ipc.IpcReadOptions(included_fields=known))
+        batches = list(_batches(reader))
     except Unreadable:
         raise
     except _DAMAGE as error:
@@ -158,13 +160,16 @@ def _batches(reader: Any) -> Iterator[pa.RecordBatch]:
 
 
 def _check_written_out(table: pa.Table) -> None:
+    parts: list[Any] = [
+        part for column in table.columns if isinstance(column.type, pa.DictionaryType) for part in column.chunks
+    ]
+    # Nearly always enough: every row has the longest word, all of them together.
+    if len(table) * sum(part.dictionary.nbytes for part in parts) <= MAX_WRITTEN_OUT_BYTES:
+        return
     total = 0
-    for column in table.columns:
-        if isinstance(column.type, pa.DictionaryType):
-            part: Any
-            for part in column.chunks:
-                lengths = pc.binary_length(part.dictionary.cast(pa.large_string()))
-                total += pc.sum(lengths.take(part.indices)).as_py() or 0
+    for part in parts:
+        lengths = pc.binary_length(part.dictionary.cast(pa.large_string()))
+        total += pc.sum(lengths.take(part.indices)).as_py() or 0
     if total > MAX_WRITTEN_OUT_BYTES:
         detail = f"The stream's texts are {total} bytes written out, the limit is {MAX_WRITTEN_OUT_BYTES}."
         raise Unreadable(Reason.TOO_LARGE, detail)
