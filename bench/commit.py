@@ -33,7 +33,7 @@ from meterhouse.warehouse.maintenance import MaintenanceSettings, maintain
 EVENTS = 100_000
 SMALL = 1_000
 TIMES = 9
-GOAL_BYTES = 36
+GOAL_BYTES = 32
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from meterhouse.warehouse.lake_schema import LakeTable
 _UNITS: Final = {"day": "D", "month": "M"}
 _INTEGERS: Final = (pa.int64(), TIME)
 _CODES: Final = (NAME, pa.int16(), pa.int32())
-_MEASURED: Final = (*(kind.tokens for kind in TOKEN_KINDS), "cost_pico")  # of one event: few different values
+# Of one event, and of few different values: the time to the first token follows the input's length.
+_MEASURED: Final = (*(kind.tokens for kind in TOKEN_KINDS), "cost_pico", "time_to_first_token_us")
 
 
 def write_files(table: LakeTable, rows: pa.Table, folder: Path, written: list[Path]) -> list[Path]:
@@ -86,7 +87,7 @@ def _options(table: LakeTable) -> dict[str, Any]:
     codes = [field.name for field in table.schema if field.type in _CODES or field.name in measured]
     return {
         "compression": "zstd",
-        "compression_level": 1,
+        "compression_level": 3,  # half a per cent smaller than 1, for 3 % of the time
         "use_dictionary": codes,
         "column_encoding": {
             field.name: "DELTA_BINARY_PACKED"
