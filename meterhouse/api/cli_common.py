@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from meterhouse.api import tables
 from meterhouse.api.clock import BadTime, parse_time
 from meterhouse.api.figures import Span
+from meterhouse.api.metrics import MetricsError
 from meterhouse.api.settings import Settings
 from meterhouse.ingest.log import LogError
 from meterhouse.streams.alerts import OutboxUnavailable
@@ -35,7 +36,7 @@ WRONG_USE: Final = 2
 
 _FAILURES: Final = (
     LogError, LakeError, MeterStopped, BudgetWorkerStopped, OutboxUnavailable, ControlConflict, ControlUnavailable,
-    DatabaseTooNew, BooksError,
+    DatabaseTooNew, BooksError, MetricsError,
 )  # fmt: skip
 
 FILE_WIDTH: Final = 160
@@ -70,6 +71,11 @@ def settings_of(ctx: typer.Context) -> Settings:
     settings = ctx.obj
     assert isinstance(settings, Settings)
     return settings
+
+
+def say_connections(settings: Settings) -> None:
+    """Two lines at the start of what runs long: where it reads and writes, without secrets."""
+    err.print(settings.connections(), markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -20,10 +22,12 @@ from meterhouse.api.cli_common import (
     out,
     progress_bar,
     register,
+    say_connections,
     settings_of,
     stopped_by_signals,
 )
 from meterhouse.api.clock import now_us
+from meterhouse.api.metrics import serving_metrics
 from meterhouse.api.settings import Settings
 from meterhouse.api.wiring import House
 from meterhouse.api.workers import Workers
@@ -72,7 +76,9 @@ def work(
     ] = False,
 ) -> None:
     """Runs meter, budget worker and alert sender: from the log to the lake, until Ctrl-C or until idle."""
-    with errors(), stopped_by_signals() as stop, House(settings_of(ctx), writer=True) as house:
+    settings = settings_of(ctx)
+    say_connections(settings)
+    with errors(), stopped_by_signals() as stop, serving_metrics(settings), House(settings, writer=True) as house:
         done = run_workers(house, stop, until_idle=until_idle)
     err.print(f"committed {done:,} events")
 
@@ -99,18 +105,20 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to bind; loopback only. (Default: 127.0.0.1.)")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port; 0: any free one. (Default: 8080.)")] = None,
 ) -> None:
-    """Serves the HTTP API (documentation at /docs), with the workers beside it, until Ctrl-C."""
+    """Serves the HTTP API (documentation at /docs), until Ctrl-C. With the embedded log the workers run beside it; with
+    Kafka they run alone, as meter, budget-worker and alert-sender."""
     settings = settings_of(ctx)
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = settings.model_copy(update=given)
     if settings.host not in LOOPBACK:
         fail(f"serve binds loopback only until there is authentication: {settings.host} is not", WRONG_USE)
-    with errors(), House(settings, writer=True) as house:
+    say_connections(settings)
+    with errors(), serving_metrics(settings), House(settings, writer=settings.kafka_bootstrap is None) as house:
         serve_house(house, settings)
 
 
 def serve_house(house: House, settings: Settings) -> None:
-    """Serves until a signal; workers that fail take the server down with them, loudly."""
+    """Serves until a signal; with the embedded log, workers that fail take the server down with them, loudly."""
     # Here, since a second of imports is felt at every other command.
     import uvicorn
 
@@ -118,9 +126,13 @@ def serve_house(house: House, settings: Settings) -> None:
 
     with ExitStack() as parts:
         stop = parts.enter_context(stopped_by_signals())
-        workers = parts.enter_context(Workers(house))
+        run: Callable[[], object] = stop.wait
+        if settings.kafka_bootstrap is None:
+            run = partial(parts.enter_context(Workers(house)).run, stop)
+        else:
+            _ = house.log  # missing topics are said now, not at the first request
         pool = parts.enter_context(ThreadPoolExecutor(1, thread_name_prefix="workers"))
-        working = pool.submit(workers.run, stop)
+        working = pool.submit(run)
         parts.callback(stop.set)  # before the pool waits for them
         app = create_app(house, workers_alive=lambda: not working.done())
         config = uvicorn.Config(app, host=settings.host, port=settings.port, log_level="warning", lifespan="off")

@@ -1,5 +1,5 @@
-"""Housekeeping of an embedded home, in the meter's process between commits: the lake's maintenance, the log's
-retention. A SQLite catalogue has one writer, so it can be nowhere else."""
+"""Housekeeping in the meter's process between commits: the lake's maintenance, and the embedded log's retention (a
+broker sees to its own). A SQLite catalogue has one writer, so it can be nowhere else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
-from meterhouse.ingest.log import USAGE_EVENTS
+from meterhouse.ingest.log import USAGE_EVENTS, EventLog
 from meterhouse.ingest.sqlite_log import SqliteLog
 from meterhouse.streams.ledger import Ledger
 from meterhouse.warehouse.lake import Lake
@@ -19,7 +19,7 @@ _log = structlog.get_logger("meterhouse.housekeeping")
 class Housekeeping:
     """Does its round every `every_s` seconds of commits; a round that is not due costs a look at the clock."""
 
-    def __init__(self, *, every_s: float, lake: Lake, ledger: Ledger, log: SqliteLog, clock: Callable[[], int]) -> None:
+    def __init__(self, *, every_s: float, lake: Lake, ledger: Ledger, log: EventLog, clock: Callable[[], int]) -> None:
         self._every_us = int(every_s * 1e6)
         self._lake, self._ledger, self._log, self._clock = lake, ledger, log, clock
         self._last_us = clock()
@@ -33,6 +33,8 @@ class Housekeeping:
 
     def round(self, now_us: int) -> None:
         report = maintain(self._lake, now_us)
-        keep_from = {(USAGE_EVENTS, p): position.next_offset for p, position in self._ledger.positions().items()}
-        removed = self._log.enforce_retention(now_us, keep_from)
+        removed = 0
+        if isinstance(self._log, SqliteLog):
+            keep_from = {(USAGE_EVENTS, p): position.next_offset for p, position in self._ledger.positions().items()}
+            removed = self._log.enforce_retention(now_us, keep_from)
         _log.info("housekeeping done", report=str(report), log_records_removed=removed)

@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_S3_PREFIX: Final = "METERHOUSE_S3_"
 
 
 class Settings(BaseSettings):
     """Everything an operator can set. Embedded unless a Kafka address is given."""
 
-    model_config = SettingsConfigDict(env_prefix="METERHOUSE_", extra="ignore", frozen=True)
+    # A refused value may be a password: errors say what is wrong, never what was given.
+    model_config = SettingsConfigDict(
+        env_prefix="METERHOUSE_", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     home: Path = Field(Path("meterhouse-data"), description="folder of the embedded log, lake and control data")
     kafka_bootstrap: str | None = Field(None, description="address of a Kafka cluster; unset: the embedded log")
+    kafka_group: str = Field("meterhouse-meter", min_length=1, max_length=200, description="consumer group of meters")
+    replication: int = Field(1, ge=1, le=7, description="copies of each topic in Kafka when it is created; 3 for good")
+    catalogue: SecretStr | None = Field(
+        None, description="postgresql:// of the lake's catalogue; unset: SQLite in home"
+    )
+    control: SecretStr | None = Field(None, description="postgresql:// of control data; unset: SQLite in home")
+    data: str | None = Field(None, description="s3://bucket/prefix of the lake's files; unset: a folder in home")
+    s3_endpoint: str | None = Field(None, description="http(s):// of an S3-compatible store; unset: Amazon's")
+    s3_access_key: SecretStr | None = None
+    s3_secret_key: SecretStr | None = None
+    s3_region: str = Field("us-east-1", min_length=1)
+    metrics_port: int | None = Field(None, ge=0, le=65_535, description="serves /metrics of this process; 0: any port")
+    metrics_host: str = Field("127.0.0.1", description="address that /metrics binds")
     partitions: int = Field(4, ge=1, le=64, description="partitions of usage.events when it is created")
     log_max_bytes: int = Field(64 * 2**30, gt=0, description="size limit of the embedded log, bytes")
     log_retention_days: int = Field(35, ge=1, description="how long the embedded log keeps committed usage events")
@@ -30,6 +50,57 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address that serve binds; loopback only until there is authentication")
     port: int = Field(8080, ge=0, le=65_535)
     max_body_bytes: int = Field(4 * 2**20, gt=0, description="largest HTTP body: about 10,000 events")
+
+    @field_validator("catalogue", "control")
+    @classmethod
+    def _is_postgresql(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not _is_postgresql(url.get_secret_value()):
+            raise ValueError("write postgresql://user:password@host:port/database, or unset it for SQLite in the home")
+        return url
+
+    @field_validator("data")
+    @classmethod
+    def _is_s3(cls, place: str | None) -> str | None:
+        if place is not None:
+            parts = urlsplit(place)
+            if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment or "@" in parts.netloc:
+                raise ValueError("write s3://bucket/prefix, or unset it for a folder in the home")
+        return place
+
+    @field_validator("s3_endpoint")
+    @classmethod
+    def _is_http(cls, endpoint: str | None) -> str | None:
+        if endpoint is not None:
+            parts = urlsplit(endpoint)
+            if parts.scheme not in {"http", "https"} or not parts.netloc or "@" in parts.netloc:
+                raise ValueError("write http://host:port or https://host, without a user or password")
+        return endpoint
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        keys = {"ACCESS_KEY": self.s3_access_key, "SECRET_KEY": self.s3_secret_key}
+        given = [name for name, key in keys.items() if key is not None]
+        if self.data is not None and len(given) < len(keys):
+            missing = " and ".join(_S3_PREFIX + name for name in keys if name not in given)
+            raise ValueError(f"METERHOUSE_DATA is on S3: set {missing} too")
+        if self.data is None and (given or self.s3_endpoint is not None):
+            raise ValueError(
+                "METERHOUSE_S3_* is set without METERHOUSE_DATA: set it to s3://bucket/prefix, or unset them"
+            )
+        return self
+
+    @property
+    def one_meter_only(self) -> bool:
+        """A SQLite catalogue has one writer: of a group of meters only the first would open the lake."""
+        return self.catalogue is None
+
+    def connections(self) -> str:
+        """What this process is connected to, in two lines without secrets: log and control data, then the lake."""
+        log = f"Kafka {self.kafka_bootstrap}" if self.kafka_bootstrap else f"embedded {self.log_path}"
+        control = _without_secrets(self.control) or f"SQLite {self.control_path}"
+        catalogue = _without_secrets(self.catalogue) or f"SQLite {self.catalogue_path}"
+        files = f"{self.data} at {self.s3_endpoint or 'Amazon S3'}" if self.data else str(self.data_path)
+        return f"log: {log}; control data: {control}\nlake: catalogue {catalogue}; files {files}"
 
     @property
     def log_path(self) -> Path:
@@ -53,6 +124,22 @@ def problems_of(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     return "; ".join(
-        f"METERHOUSE_{'_'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
-        for problem in error.errors()
+        ": ".join([*(f"METERHOUSE_{str(part).upper()}" for part in problem["loc"][:1]), problem["msg"]])
+        for problem in error.errors(include_input=False, include_url=False)
     )
+
+
+def _is_postgresql(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "postgresql" and bool(parts.hostname) and len(parts.path) > 1 and parts.port != 0
+    except ValueError:  # a port that is no number
+        return False
+
+
+def _without_secrets(url: SecretStr | None) -> str | None:
+    """Host, port and database of a URL: neither its user nor its password, nor its options."""
+    if url is None:
+        return None
+    parts = urlsplit(url.get_secret_value())
+    return f"PostgreSQL {parts.netloc.rpartition('@')[2]}{parts.path}"

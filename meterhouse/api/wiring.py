@@ -4,23 +4,33 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
-from sqlalchemy import Engine
+import sqlalchemy as sa
+from pydantic import SecretStr
 
 from meterhouse.api.clock import now_us
 from meterhouse.api.housekeeping import Housekeeping
 from meterhouse.api.settings import Settings
 from meterhouse.ingest.event import Lateness
-from meterhouse.ingest.log import USAGE_EVENTS, LogError, TopicSpec
+from meterhouse.ingest.log import (
+    BUDGET_ALERTS,
+    BUDGET_STATES,
+    BUDGET_TOTALS,
+    USAGE_EVENTS,
+    EventLog,
+    LogError,
+    TopicSpec,
+)
 from meterhouse.ingest.sqlite_log import SqliteLog
 from meterhouse.streams.budget_worker import EmbeddedBudgetWorker, budget_topics
 from meterhouse.streams.meter import Meter, MeterSettings
 from meterhouse.warehouse.alert_outbox import SqlAlertOutbox
-from meterhouse.warehouse.control import ControlStore
+from meterhouse.warehouse.control import ControlStore, ControlUnavailable
 from meterhouse.warehouse.database import open_database, sqlite_url
-from meterhouse.warehouse.lake import Lake, LakeConfig
+from meterhouse.warehouse.lake import Lake, LakeConfig, LakeError
 from meterhouse.warehouse.lake_ledger import LakeLedger
 
 if TYPE_CHECKING:
@@ -44,9 +54,17 @@ class House:
         self._closing.close()
 
     @cached_property
-    def log(self) -> SqliteLog:
-        if self.settings.kafka_bootstrap is not None:
-            raise LogError("this version has the embedded log alone: unset METERHOUSE_KAFKA_BOOTSTRAP")
+    def log(self) -> EventLog:
+        """The log as producers, reports and the group of meters use it. Raises LogError: no such topics yet."""
+        return self._kafka(self.settings.kafka_group) if self.settings.kafka_bootstrap else self._embedded_log
+
+    @cached_property
+    def _ungrouped_log(self) -> EventLog:
+        """The log of a reader of whole topics, in no group."""
+        return self._kafka(None) if self.settings.kafka_bootstrap else self._embedded_log
+
+    @cached_property
+    def _embedded_log(self) -> SqliteLog:
         self.settings.home.mkdir(parents=True, exist_ok=True)
         log = SqliteLog(self.settings.log_path, clock=now_us, max_bytes=self.settings.log_max_bytes)
         self._closing.callback(log.close)
@@ -54,6 +72,16 @@ class House:
         usage = TopicSpec(USAGE_EVENTS, self.settings.partitions, retention_us=retention_us)
         log.create_topics([usage, *budget_topics(partitions=1)])
         return log
+
+    def _kafka(self, group: str | None) -> EventLog:
+        log = open_kafka(self.settings, group)
+        self._closing.callback(log.close)
+        names = (USAGE_EVENTS, BUDGET_TOTALS, BUDGET_STATES, BUDGET_ALERTS)
+        there = log.describe_topics(names)
+        if missing := [name for name in names if name not in there]:
+            raise LogError(f"Kafka lacks the topics {', '.join(missing)}: run `meterhouse topics apply` once")
+        checked: EventLog = log
+        return checked
 
     @cached_property
     def control(self) -> ControlStore:
@@ -65,15 +93,18 @@ class House:
 
     @cached_property
     def lake(self) -> Lake:
-        config = LakeConfig(self.settings.catalogue_path, self.settings.data_path)
-        lake = Lake.open(config, read_only=not self._writer)
+        lake = Lake.open(_lake_config(self.settings), read_only=not self._writer)
         self._closing.callback(lake.close)
         return lake
 
     @cached_property
-    def _database(self) -> Engine:
+    def _database(self) -> sa.Engine:
         self.settings.home.mkdir(parents=True, exist_ok=True)
-        engine = open_database(sqlite_url(self.settings.control_path))
+        control = self.settings.control
+        try:
+            engine = open_database(_psycopg(control) if control else sqlite_url(self.settings.control_path))
+        except sa.exc.OperationalError as trouble:
+            raise ControlUnavailable(f"the control database does not open ({trouble.orig})") from trouble
         self._closing.callback(engine.dispose)
         return engine
 
@@ -104,7 +135,7 @@ class House:
         )
 
     def budget_worker(self) -> EmbeddedBudgetWorker:
-        return EmbeddedBudgetWorker(self.log, self.control.snapshot, self.outbox, now_us, self.lateness)
+        return EmbeddedBudgetWorker(self._ungrouped_log, self.control.snapshot, self.outbox, now_us, self.lateness)
 
     def alert_sender(self) -> AlertSender:
         # Here, since an HTTP client's import is felt at every report.
@@ -118,3 +149,26 @@ class House:
     @property
     def lateness(self) -> Lateness:
         return Lateness(self.settings.max_ahead_s * 1_000_000, self.settings.max_behind_s * 1_000_000)
+
+
+def open_kafka(settings: Settings, group: str | None) -> Any:
+    """The log on Kafka, topics or not: Kafka's client is loaded only where there is an address."""
+    try:
+        kafka_log = import_module("meterhouse.ingest.kafka_log")
+    except ModuleNotFoundError as missing:
+        raise LogError(
+            f"this version has the embedded log alone ({missing}): unset METERHOUSE_KAFKA_BOOTSTRAP"
+        ) from missing
+    return kafka_log.KafkaLog(settings.kafka_bootstrap, group=group)
+
+
+def _lake_config(settings: Settings) -> LakeConfig:
+    if settings.catalogue is not None or settings.data is not None:
+        raise LakeError("this version keeps the lake in the home: unset METERHOUSE_CATALOGUE and METERHOUSE_DATA")
+    return LakeConfig(settings.catalogue_path, settings.data_path)
+
+
+def _psycopg(url: SecretStr) -> str:
+    """The URL with the driver that comes with Meterhouse."""
+    named = sa.make_url(url.get_secret_value()).set(drivername="postgresql+psycopg")
+    return named.render_as_string(hide_password=False)

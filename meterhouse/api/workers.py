@@ -1,4 +1,4 @@
-"""The workers of an embedded home in one process: meter, budget worker, alert sender."""
+"""The workers in one process: meter, budget worker, alert sender."""
 
 from __future__ import annotations
 
@@ -6,14 +6,30 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import structlog
 
 from meterhouse.api.wiring import House
+from meterhouse.streams.budget_worker import EmbeddedBudgetWorker
 from meterhouse.streams.meter import Progress
 
+if TYPE_CHECKING:
+    from meterhouse.streams.alert_sender import AlertSender
+
 _log = structlog.get_logger("meterhouse.workers")
+
+
+def judge_until_idle(budgets: EmbeddedBudgetWorker, stop: threading.Event) -> None:
+    """Returns when all totals of the log are judged."""
+    while not stop.is_set() and not budgets.idle():
+        budgets.run_once(0.05)
+
+
+def send_until_idle(sender: AlertSender, stop: threading.Event) -> None:
+    """Returns when each alert that is due was tried once."""
+    while not stop.is_set() and not sender.idle():
+        sender.run_once()
 
 
 class Workers:
@@ -37,10 +53,8 @@ class Workers:
     def run_until_idle(self, stop: threading.Event, progress: Callable[[Progress], None] | None = None) -> None:
         """Returns when all that the log holds is committed, its budgets are judged and its alerts were tried once."""
         self.meter.run(stop, until_idle=True, progress=progress)
-        while not stop.is_set() and not self.budgets.idle():
-            self.budgets.run_once(0.05)
-        while not stop.is_set() and not self.sender.idle():
-            self.sender.run_once()
+        judge_until_idle(self.budgets, stop)
+        send_until_idle(self.sender, stop)
 
     def run(self, stop: threading.Event, progress: Callable[[Progress], None] | None = None) -> None:
         """Runs all three until `stop` is set. The first to fail stops the others, and its error is raised."""

@@ -269,3 +269,9 @@ def test_the_openapi_document_names_every_route_with_a_summary_and_its_problems(
             assert method["summary"], path
             assert method["description"], path
     assert "Problem" in document["components"]["schemas"]
+
+
+def test_metrics_are_served_beside_the_api(site: Site) -> None:
+    answer = site.http.get("/metrics")
+    assert answer.status_code == 200
+    assert "# TYPE python_info gauge" in answer.text

@@ -36,3 +36,11 @@ def ready(request: Request, response: Response, house: HouseOf, reports: Reports
     unready = "trouble" in checks or not checks["workers"]
     response.status_code = 503 if unready else 200
     return {"status": "unready" if unready else "ok", "checks": checks}
+
+
+@router.get("/metrics", include_in_schema=False)
+def metrics() -> Response:
+    """What this process counts, for a scraper."""
+    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+    return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})

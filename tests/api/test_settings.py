@@ -1,0 +1,80 @@
+"""What an operator may set, what is refused with which words, and that no secret is ever shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meterhouse.api.settings import Settings, problems_of
+
+SECRET = "c4n4ry"
+URL = f"postgresql://meter:{SECRET}@db.example:5432/books"
+S3: dict[str, Any] = {"data": "s3://lake/books", "s3_access_key": "key-" + SECRET, "s3_secret_key": SECRET}
+
+
+def refused(**given: Any) -> str:
+    with pytest.raises(ValueError) as wrong:
+        Settings(**given)
+    assert SECRET not in str(wrong.value) + repr(wrong.value)
+    return problems_of(wrong.value)
+
+
+def test_the_four_lines_of_production_are_taken_and_show_no_secret() -> None:
+    settings = Settings(kafka_bootstrap="broker:9092", catalogue=URL, control=URL, **S3)
+    assert SECRET not in repr(settings) + str(settings) + settings.connections()
+    assert settings.connections() == (
+        "log: Kafka broker:9092; control data: PostgreSQL db.example:5432/books\n"
+        "lake: catalogue PostgreSQL db.example:5432/books; files s3://lake/books at Amazon S3"
+    )
+    assert not settings.one_meter_only
+
+
+def test_nothing_set_is_a_laptop(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    assert settings.kafka_bootstrap is None
+    assert settings.one_meter_only
+    assert settings.connections().count(str(tmp_path)) == 4
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"mysql://u:{SECRET}@h/d",
+        f"postgresql://u:{SECRET}@h",
+        f"postgresql://u:{SECRET}@h:port/d",
+        f"postgresql://u:{SECRET}@/d",
+        f"{SECRET}",
+    ],
+)
+@pytest.mark.parametrize("name", ["catalogue", "control"])
+def test_a_database_that_is_not_postgresql_is_refused_by_the_name_of_its_variable(name: str, url: str) -> None:
+    said = refused(**{name: url})
+    assert f"METERHOUSE_{name.upper()}: " in said
+    assert "postgresql://user:password@host:port/database" in said
+    assert SECRET not in said
+
+
+@pytest.mark.parametrize("place", ["/data", "s3://", "https://host/bucket", f"s3://k:{SECRET}@bucket"])
+def test_files_are_on_s3_or_in_the_home(place: str) -> None:
+    assert "METERHOUSE_DATA: " in refused(**(S3 | {"data": place}))
+
+
+def test_s3_without_a_key_names_the_variable_that_is_missing() -> None:
+    said = refused(data="s3://lake", s3_access_key=SECRET)
+    assert "METERHOUSE_S3_SECRET_KEY" in said
+    assert "METERHOUSE_S3_ACCESS_KEY" not in said
+
+
+def test_an_s3_key_without_a_place_for_files_is_refused() -> None:
+    assert "METERHOUSE_DATA" in refused(s3_secret_key=SECRET)
+
+
+def test_an_endpoint_with_a_password_in_it_is_refused() -> None:
+    assert "METERHOUSE_S3_ENDPOINT: " in refused(**S3, s3_endpoint=f"http://k:{SECRET}@store:9000")
+
+
+def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METERHOUSE_CATALOGUE", "")
+    assert Settings().catalogue is None
