@@ -129,7 +129,7 @@ def _against_log(cursor: duckdb.DuckDBPyConnection, scene: Scene) -> Iterator[st
             read[run.partition] += events
             rejects.update((run.partition, offset, index) for index in refused)
     if len(numbers) != len(scene.stream.records):
-        yield f"the log holds {len(numbers)} of {len(scene.stream.records)} records of the plan: the publisher lost some"
+        yield f"the log holds {len(numbers)} of {len(scene.stream.records)} records: the publisher lost some"
     ends = scene.log.end_offsets(USAGE_EVENTS)
     columns = (
         'partition, next_offset, "read", billed, unpriced, unbilled, informational, duplicates, rejected, forwarded'

@@ -24,8 +24,8 @@ from meterhouse.warehouse.control_plan import plan
 from meterhouse.warehouse.database import open_database, sqlite_url
 from meterhouse.warehouse.lake import Lake, LakeConfig
 from meterhouse.warehouse.lake_ledger import LakeLedger
-from tests.crash.checks import Scene, differences
-from tests.crash.stream import Entry, Stream, control_text
+from tests.crash.checks import Scene, differences, lake_book
+from tests.crash.stream import Book, Entry, Stream, control_text
 from tests.oracle import books
 
 PARTITIONS: Final = 3
@@ -210,6 +210,17 @@ class Stage:
             else:
                 self._step(self.rng.choice(awake))
 
+    def start_anew(self, folder: Path) -> None:
+        """Ends all meters and goes on with an empty lake: the log is read from its beginning."""
+        for member in list(self.members):
+            self.kill(member)
+        folder.mkdir()
+        self.lake = self._closing.enter_context(Lake.open(LakeConfig(folder / "lake.sqlite", folder / "data")))
+
+    def books(self) -> list[Book]:
+        with self.lake.read() as cursor:
+            return [lake_book(cursor, table) for table in ("charges", "rollup_minute")]
+
     def end(self) -> list[str]:
         """Lets the meters read to the end, and says what does not hold."""
         for member in [each for each in self.members if each.is_paused]:
@@ -217,8 +228,8 @@ class Stage:
         for _ in range(IDLE_STEPS):
             if not self.members:
                 self.join()
-            idle = not any([self._step(member) for member in list(self.members)])
-            if idle:
+            read = [self._step(member) for member in list(self.members)]
+            if not any(read):
                 break
         for member in list(self.members):
             self._attempt(member, lambda member=member: member.meter._commit_all())  # type: ignore[misc]
