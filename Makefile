@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 N ?= 200
+MINUTES ?= 1440
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -37,8 +38,9 @@ fmt: $(READY) ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-crash: $(READY) ## kill a working meter N times at random moments (N=200), then compare its books with the oracle
-	METERHOUSE_KILLS=$(N) $(BIN)/python -m pytest tests/crash -m crash --timeout 3600 -s $(ARGS)
+crash: $(READY) ## kill meters, publishers and brokers N times at random moments (N=200), then compare the books with the oracle
+	METERHOUSE_KILLS=$(N) METERHOUSE_EMBEDDED_KILLS=$(N) METERHOUSE_CRASH_MINUTES=$(MINUTES) \
+		$(BIN)/python -m pytest tests/crash -m crash --timeout 86400 -s $(ARGS)
 
 kafka: $(READY) ## run a real Kafka here until Ctrl-C, without Docker (ARGS="--brokers 3 --port 9092"); needs Java and Maven
 	$(BIN)/python -m tools.kafka.cluster $(ARGS)

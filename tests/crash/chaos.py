@@ -52,7 +52,7 @@ class Chaos:
         """Strikes until there were so many kills or the time is over, then lets everything come to its end."""
         with ExitStack() as closing:
             closing.callback(self._journal.close)
-            self._nursery = closing.enter_context(Nursery(self.rig.folder / "processes.log"))
+            self._nursery = closing.enter_context(Nursery(self.rig.folder / "processes.log", self.rig.plant))
             closing.callback(self._end_all)
             self._keep_publishing(new_segments=True)
             self._fill_up()

@@ -18,9 +18,9 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NoReturn, Self
 
 IMPORTED: Final = (
     "meterhouse.api.cli",
@@ -89,10 +89,11 @@ class Child:
 
 
 class Nursery:
-    """The nurse's process and its children. What they print goes to `log`."""
+    """The nurse's process and its children. What they print goes to `log`; `plant`: a bug that the product has in them
+    (`planted.BUGS`)."""
 
-    def __init__(self, log: Path) -> None:
-        self._log = log
+    def __init__(self, log: Path, plant: str = "") -> None:
+        self._log, self._plant = log, plant
         self._children: dict[int, Child] = {}
         self._born: list[int] = []
         self._is_ready = False
@@ -102,7 +103,7 @@ class Nursery:
         orders, self._orders = os.pipe()
         self._news, news = os.pipe()
         self._nurse = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.nursery", str(orders), str(news)],
+            [sys.executable, "-m", "tests.crash.nursery", str(orders), str(news), self._plant],
             stdin=subprocess.DEVNULL,
             # A pipe: a limit on the size of files is not to stop the log.
             stdout=subprocess.PIPE,
@@ -165,7 +166,7 @@ class Nursery:
 # -- the nurse's side --------------------------------------------------------------------------------------------------
 
 
-def _nurse(orders: int, news: int) -> None:
+def _nurse(orders: int, news: int, plant: str) -> None:
     for name in IMPORTED:
         importlib.import_module(name)
     # A child's end wakes the nurse where it waits for orders.
@@ -180,7 +181,7 @@ def _nurse(orders: int, news: int) -> None:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
                 os.close(news)
-                _child(told)
+                _child(told, plant)
             os.write(news, b"born %d 0\n" % pid)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
             _reap(news)
@@ -195,7 +196,19 @@ def _reap(news: int) -> None:
             os.write(news, b"over %d %d\n" % (pid, os.waitstatus_to_exitcode(status)))
 
 
-def _child(told: dict[str, Any]) -> None:
+def _planted(plant: str) -> AbstractContextManager[None]:
+    if not plant:
+        return nullcontext()
+    from tests.crash.planted import planted
+
+    def die() -> NoReturn:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+    return planted(plant, die)
+
+
+def _child(told: dict[str, Any], plant: str) -> None:
     """Never returns."""
     code = 1
     try:
@@ -204,9 +217,7 @@ def _child(told: dict[str, Any]) -> None:
         name, *arguments = told["command"]
         sys.argv = [name, *arguments]
         module = importlib.import_module(name)
-        if name == "tests.crash.producer":
-            module.main(arguments)
-        else:
+        with _planted(plant):
             module.main()
         code = 0
     except SystemExit as leaving:
@@ -220,4 +231,4 @@ def _child(told: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    _nurse(int(sys.argv[1]), int(sys.argv[2]))
+    _nurse(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

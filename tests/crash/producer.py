@@ -91,8 +91,8 @@ def publish_embedded(path: Path, plan: Path, acknowledged: Path, rate: float) ->
     log.close()
 
 
-def main(arguments: list[str]) -> None:
-    address, plan, acknowledged, rate = arguments
+def main() -> None:
+    address, plan, acknowledged, rate = sys.argv[1:]
     if address.startswith(EMBEDDED):
         publish_embedded(Path(address.removeprefix(EMBEDDED)), Path(plan), Path(acknowledged), float(rate))
     else:
@@ -100,6 +100,6 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
     sys.stdout.flush()
     os._exit(0)  # no client library's farewell

@@ -49,6 +49,7 @@ class Rig:
     cluster: Cluster | None = None
     database: Database | None = None
     drain: tuple[str, ...] = ("work", "--until-idle")
+    plant: str = ""  # a bug that its processes have
 
     @property
     def settings(self) -> Settings:

@@ -1,6 +1,6 @@
 """Kill what works at random moments, start it again, and the books are those of an undisturbed run.
 
-METERHOUSE_KILLS says how often (default 25); METERHOUSE_KILL_SEED repeats a run. `make crash` does the long one.
+METERHOUSE_EMBEDDED_KILLS says how often (default 15); METERHOUSE_KILL_SEED repeats a run. `make crash` does more.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def took_s(run: Callable[[], object]) -> float:
 @pytest.mark.crash
 @pytest.mark.timeout(3_600)
 def test_the_books_survive_kills_at_random_moments(tmp_path: Path) -> None:
-    kills = int(os.environ.get("METERHOUSE_KILLS", "25"))
+    kills = int(os.environ.get("METERHOUSE_EMBEDDED_KILLS", "15"))
     seed = int(os.environ.get("METERHOUSE_KILL_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
     print(f"\n{kills} kills, METERHOUSE_KILL_SEED={seed}")
     rng, house = random.Random(seed), House(tmp_path / "home")
