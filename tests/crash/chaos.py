@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from threading import Thread
 from typing import Final
 
@@ -19,7 +20,7 @@ from meterhouse.api.wiring import House
 from meterhouse.ingest.log import USAGE_EVENTS
 from tests.crash.checks import differences
 from tests.crash.nursery import Child, Nursery
-from tests.crash.rig import CLI, Outcome, Rig, scene
+from tests.crash.rig import CLI, Outcome, Rig, run_command, scene
 from tests.crash.stream import Stream, write_plan
 
 SEGMENT_EVENTS: Final = 4_000
@@ -29,6 +30,8 @@ RATE: Final = 600.0
 GRACE_S: Final = 60.0
 """For a graceful end: what is buffered is committed first, and the catalogue may be away for some seconds."""
 DRAIN_S: Final = 300.0
+GROWTHS: Final = 3
+"""Of the topic's partitions, in one run: more would be many partitions and few events."""
 SMALL_FILE: Final = 600
 """Bytes: no Parquet file is so small."""
 
@@ -135,6 +138,7 @@ class Chaos:
             "kill_broker": (4, self._kill_broker),
             "restart_database": (3, self._restart_database),
             "fill_disk": (4, self._fill_disk),
+            "grow": (2, self._grow),
         }
         [name] = self.rng.choices(list(strokes), [weight for weight, _ in strokes.values()])
         if strokes[name][1]():
@@ -241,6 +245,18 @@ class Chaos:
         self._say("disk is full", child.pid, round(full_s, 1))
         child.limit_files(SMALL_FILE)
         self._starved.append((time.monotonic() + full_s, child))
+        return True
+
+    def _grow(self) -> bool:
+        """One partition more: tenants move, and publishers learn of it when they are started again."""
+        if not self.rig.topics or self.outcome.strokes["grow"] >= GROWTHS:
+            return False
+        if any(thread.is_alive() for thread in self._mending):
+            return False  # a topic is not changed while brokers are away
+        partitions = int(self.rig.environment["METERHOUSE_PARTITIONS"]) + 1
+        self.rig = replace(self.rig, environment={**self.rig.environment, "METERHOUSE_PARTITIONS": str(partitions)})
+        self._say("grow", partitions)
+        run_command(self._nursery, self.rig, self.rig.topics)
         return True
 
     # -- the end -------------------------------------------------------------------------------------------------------

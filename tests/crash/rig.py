@@ -49,6 +49,7 @@ class Rig:
     cluster: Cluster | None = None
     database: Database | None = None
     drain: tuple[str, ...] = ("work", "--until-idle")
+    topics: tuple[str, ...] = ()  # creates the topics, or more partitions of them; none: they do not grow
     plant: str = ""  # a bug that its processes have
 
     @property
