@@ -24,7 +24,6 @@ from meterhouse.api.cli_common import (
 )
 from meterhouse.api.figures import Json, Reports, Span, names_of
 from meterhouse.api.wiring import House
-from meterhouse.warehouse.reports.rejects import RejectFilter
 
 
 class Bucket(StrEnum):
@@ -38,8 +37,6 @@ _LESS_TOLD = (
     "tokens.reasoning", "billed_requests", "tokens.cache_read", "by_status.error",
 )  # fmt: skip
 """Columns that a narrow table does without, the first one first."""
-_PAYLOAD_SHOWN = 60
-"""Characters of a payload in a table; JSON has all of it."""
 
 GroupByOption = Annotated[
     str,
@@ -184,38 +181,6 @@ def show_alerts(report: Json) -> None:
     out.print(tables.table("Alerts", rows, may_go=("delivery", "limit"), console=out) if rows else "No alerts.")
 
 
-def rejects(
-    ctx: typer.Context,
-    from_: FromOption = None,
-    to: ToOption = None,
-    reason: Annotated[list[str] | None, typer.Option(help="Only this reason; may be given again.")] = None,
-    limit: LimitOption = 100,
-    form: FormatOption = Format.table,
-) -> None:
-    """Events that were not taken, with reason and bytes; the newest arrival first. The range is of arrival."""
-    span = span_of(from_, to)
-    with errors(), House(settings_of(ctx)) as house:
-        matching = RejectFilter(span.from_us, span.to_us, tuple(reason or ()))
-        report = Reports(house).rejects(matching, None, limit)
-    if not emit(form, report, report["rejects"]):
-        rows = [
-            {
-                "arrived": tables.shown_time(line["arrived"]),
-                "place": f"{line['partition']}/{line['offset']}/{line['index']}",
-                "tenant": line["tenant"],
-                "reason": line["reason"],
-                "detail": line["detail"],
-                "payload": line["payload"][:_PAYLOAD_SHOWN] + ("…" if len(line["payload"]) > _PAYLOAD_SHOWN else ""),
-            }
-            for line in report["rejects"]
-        ]
-        out.print(
-            tables.table("Rejects (partition/offset/index)", rows, may_go=("payload", "tenant"), console=out)
-            if rows
-            else "No rejects."
-        )
-
-
 def verify(
     ctx: typer.Context, from_: FromOption = None, to: ToOption = None, form: FormatOption = Format.table
 ) -> None:
@@ -264,4 +229,4 @@ def _note(report: Json) -> None:
 
 
 def add_to(app: typer.Typer) -> None:
-    register(app, "Reports", chargeback, usage, slo, budgets, alerts, rejects, verify)
+    register(app, "Reports", chargeback, usage, slo, budgets, alerts, verify)

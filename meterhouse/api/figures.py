@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from meterhouse.api.clock import now_us
 from meterhouse.api.wiring import House
@@ -12,11 +12,12 @@ from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, EventLog, whole_t
 from meterhouse.streams.alerts import OutboxEntry
 from meterhouse.streams.budget import BudgetTotal
 from meterhouse.streams.control import EMPTY, Snapshot
+from meterhouse.warehouse.reject_resolutions import RejectPlace, Resolution
 from meterhouse.warehouse.reports.as_of import Freshness, Positions, positions_of
 from meterhouse.warehouse.reports.budgets import budgets
 from meterhouse.warehouse.reports.chargeback import chargeback, default_range
 from meterhouse.warehouse.reports.groups import Selection
-from meterhouse.warehouse.reports.rejects import Place, RejectFilter, rejects
+from meterhouse.warehouse.reports.rejects import Place, RejectFilter, RejectLine, Rejects, rejects
 from meterhouse.warehouse.reports.slo import slo
 from meterhouse.warehouse.reports.to_json import rfc3339, to_json
 from meterhouse.warehouse.reports.usage import Every, usage
@@ -79,9 +80,32 @@ class Reports:
         between = span.or_none(fresh.read_at_us)
         return to_json(budgets(house.lake, house.control.snapshot(), fresh.read_at_us, between, fresh))
 
-    def rejects(self, matching: RejectFilter, after: str | None, limit: int) -> Json:
-        place = None if after is None else Place.from_token(after)
-        return to_json(rejects(self._house.lake, matching, place, limit, self.freshness()))
+    def rejects(self, matching: RejectFilter, after: str | None, limit: int, *, resolved: bool = False) -> Json:
+        """A page of `limit` rejects, each with what was done about it; those that are done with only if `resolved`."""
+        page, made = self._rejects(matching, None if after is None else Place.from_token(after), limit, resolved)
+        document = to_json(page)
+        for line, shown in zip(page.lines, document["rejects"], strict=True):
+            shown.update(resolution_json(made.get(place_of(line))))
+        return document
+
+    def open_rejects(self, matching: RejectFilter, limit: int) -> Sequence[RejectLine]:
+        """The newest `limit` rejects that match and are not done with."""
+        return self._rejects(matching, None, limit, False)[0].lines
+
+    def _rejects(
+        self, matching: RejectFilter, place: Place | None, limit: int, resolved: bool
+    ) -> tuple[Rejects, dict[RejectPlace, Resolution]]:
+        known: dict[RejectPlace, Resolution] = {}
+        kept: list[RejectLine] = []
+        while True:
+            page = rejects(self._house.lake, matching, place, max(limit, _REJECTS_READ), self.freshness())
+            known |= self._house.resolutions.of(map(place_of, page.lines))
+            kept += [line for line in page.lines if resolved or not _is_done(known.get(place_of(line)))]
+            place = page.next
+            if place is None or len(kept) >= limit:
+                break
+        more = len(kept) > limit or place is not None
+        return replace(page, lines=tuple(kept[:limit]), next=kept[limit - 1].place if more else None), known
 
     def verify(self) -> Json:
         """Every law over the whole lake, budget totals of the compacted topic included."""
@@ -125,6 +149,31 @@ class Reports:
         with self._house.lake.read() as cursor:
             self._positions = positions_of(self._house.lake, cursor, self._positions)
         return self._positions
+
+
+def place_of(line: RejectLine) -> RejectPlace:
+    return RejectPlace(line.topic, line.place.partition, line.place.offset, line.place.index)
+
+
+def _is_done(resolution: Resolution | None) -> bool:
+    return resolution is not None and resolution.state == "done"
+
+
+_STATES: Final = {"requeue": "requeued", "repair": "repaired", "discard": "discarded"}
+_REJECTS_READ: Final = 100
+"""Rejects read at a time, where those that are done with are left out: payloads are kilobytes."""
+
+
+def resolution_json(resolution: Resolution | None) -> Json:
+    """What was done about a reject: `open`, `pending` (begun, not known to be sent), or how it ended."""
+    if resolution is None:
+        return {"state": "open", "resolved": None, "resolved_by": None, "note": None}
+    return {
+        "state": _STATES[resolution.action] if resolution.state == "done" else "pending",
+        "resolved": rfc3339(resolution.at_us),
+        "resolved_by": resolution.by,
+        "note": resolution.note,
+    }
 
 
 def newest_totals(log: EventLog) -> list[BudgetTotal]:

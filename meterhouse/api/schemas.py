@@ -206,6 +206,10 @@ class Reject(BaseModel):
     tenant: str | None = Field(description="as the event claims it")
     payload: str
     payload_encoding: Literal["utf-8", "base64"]
+    state: Literal["open", "pending", "requeued", "repaired", "discarded"]
+    resolved: datetime | None = Field(description="when somebody dealt with it")
+    resolved_by: str | None
+    note: str | None
 
 
 class Rejects(BaseModel):

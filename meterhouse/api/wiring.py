@@ -32,6 +32,7 @@ from meterhouse.warehouse.control import ControlStore, ControlUnavailable
 from meterhouse.warehouse.database import open_database, sqlite_url
 from meterhouse.warehouse.lake import Lake, LakeConfig, LakeError
 from meterhouse.warehouse.lake_ledger import LakeLedger
+from meterhouse.warehouse.reject_resolutions import RejectResolutions
 
 if TYPE_CHECKING:
     from meterhouse.streams.alert_sender import AlertSender
@@ -90,6 +91,10 @@ class House:
     @cached_property
     def outbox(self) -> SqlAlertOutbox:
         return SqlAlertOutbox(self._database)
+
+    @cached_property
+    def resolutions(self) -> RejectResolutions:
+        return RejectResolutions(self._database)
 
     @cached_property
     def lake(self) -> Lake:

@@ -126,3 +126,18 @@ ALERTS: Final = sa.Table(
     sa.Column("delivered_by", sa.Text),
     sa.Column("last_error", sa.Text),
 )
+
+REJECT_RESOLUTIONS: Final = sa.Table(
+    "reject_resolutions",  # `reject_resolutions` says what the columns mean
+    METADATA,
+    sa.Column("topic", KEY, primary_key=True),
+    sa.Column("partition", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("offset", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("index", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("note", sa.Text),
+    sa.Column("sent", sa.LargeBinary),
+)

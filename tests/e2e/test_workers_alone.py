@@ -6,10 +6,13 @@ import re
 import signal
 import socket
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 
+from meterhouse.ingest.log import USAGE_EVENTS, Message
+from meterhouse.ingest.sqlite_log import SqliteLog
 from tests.e2e.house import COMMAND, CONTROL, DEADLINE_S, House, environment
 
 ALONE = ("meter", "budget-worker", "alert-sender")
@@ -71,3 +74,20 @@ def test_a_metrics_port_that_is_taken_is_said_plainly(tmp_path: Path) -> None:
         done = House(tmp_path / "home").run("work", "--until-idle", code=1, settings={"METERHOUSE_METRICS_PORT": port})
     assert "METERHOUSE_METRICS_PORT" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_rejects_are_listed_requeued_repaired_and_discarded_by_command(tmp_path: Path) -> None:
+    house = fed(tmp_path / "home")
+    with closing(SqliteLog(house.home / "log.sqlite", clock=lambda: 1_700_000_000_000_000)) as log:
+        log.append(USAGE_EVENTS, [Message(None, b"{rubbish"), Message(None, b"{more")])
+    house.run("work", "--until-idle")
+    listed = house.listing("rejects", "--limit", "1000", span=())
+    assert {line["state"] for line in listed} == {"open"}
+    place = "{partition}/{offset}/{index}".format(**listed[0])
+    assert "left: " in house.run("rejects", "requeue", "--dry-run").stdout
+    assert "--set" in house.run("rejects", "repair", place, code=2).stderr
+    house.run("rejects", "discard", place, "--note", "rubbish", "--by", "ada")
+    assert len(house.listing("rejects", "--limit", "1000", span=())) == len(listed) - 1
+    shown = house.listing("rejects", "--all", "--limit", "1000", span=())
+    assert [line["resolved_by"] for line in shown if line["state"] == "discarded"] == ["ada"]
+    assert "nothing to do" in house.run("rejects", "discard", place, "--note", "again", code=1).stdout

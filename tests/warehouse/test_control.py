@@ -198,15 +198,26 @@ def test_the_migrations_are_sql_for_postgresql_too() -> None:
     from alembic.operations import Operations
 
     from meterhouse.warehouse.migrations.versions import r0001_control_data_and_alerts as first
+    from meterhouse.warehouse.migrations.versions import r0002_reject_resolutions as second
 
     script = StringIO()
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     context = MigrationContext.configure(dialect=dialect, opts={"as_sql": True, "output_buffer": script})
     with Operations.context(context):
         first.upgrade()
+        second.upgrade()
     assert [line for line in script.getvalue().splitlines() if line.startswith("CREATE TABLE")] == [
         f"CREATE TABLE {name} ("
-        for name in ("control", "control_versions", "tenants", "rate_cards", "budgets", "objectives", "alerts")
+        for name in (
+            "control",
+            "control_versions",
+            "tenants",
+            "rate_cards",
+            "budgets",
+            "objectives",
+            "alerts",
+            "reject_resolutions",
+        )
     ]
     assert 'id TEXT COLLATE "C" NOT NULL' in script.getvalue()
 

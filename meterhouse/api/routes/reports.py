@@ -68,7 +68,8 @@ def rejects(
     tenant: Annotated[str | None, Query(description="only this tenant, as the event claims it")] = None,
     after: Annotated[str | None, Query(description="`next` of the page before")] = None,
     limit: Limit = 100,
+    resolved: Annotated[bool, Query(description="those too that were requeued, repaired or discarded")] = False,
 ) -> dict[str, Any]:
     """Events that were not taken, with reason and bytes; the newest arrival first. The range is of arrival."""
     matching = RejectFilter(span.from_us, span.to_us, tuple(reason or ()), tenant)
-    return reports.rejects(matching, after, limit)
+    return reports.rejects(matching, after, limit, resolved=resolved)

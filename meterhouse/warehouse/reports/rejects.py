@@ -70,6 +70,7 @@ class RejectFilter:
     to_us: int | None = None
     reasons: Sequence[str] = ()
     tenant: str | None = None
+    at: tuple[str, int, int, int] | None = None  # topic, partition, offset, index of one
 
 
 def rejects(
@@ -99,6 +100,13 @@ def rejects_query(matching: RejectFilter, after: Place | None, limit: int) -> Qu
         condition &= Condition("list_contains($reasons::VARCHAR[], reason)", {"reasons": list(matching.reasons)})
     if matching.tenant is not None:
         condition &= Condition("tenant = $tenant::VARCHAR", {"tenant": matching.tenant})
+    if matching.at is not None:
+        names = ("at_topic", "at_partition", "at_offset", "at_index")
+        condition &= Condition(
+            'topic = $at_topic::VARCHAR AND "partition" = $at_partition::INTEGER'
+            ' AND "offset" = $at_offset::BIGINT AND "index" = $at_index::INTEGER',
+            dict(zip(names, matching.at, strict=True)),
+        )
     if after is not None:
         condition &= Condition(
             "arrived <= make_timestamptz($after_us::BIGINT)"
