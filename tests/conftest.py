@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.oracle.traces import which
 
-pytest_plugins = ["tests.services.kafka"]
+pytest_plugins = ["tests.services.kafka", "tests.services.postgres"]
 
 
 def pytest_report_header() -> list[str]:

@@ -1,12 +1,14 @@
 """The lake: DuckLake over a catalogue of metadata and a folder of Parquet files.
 
-A `Lake` is one DuckDB instance with the lake attached. Threads take a cursor each. One process at a time may write;
-any number of processes may read, and a reader sees one snapshot for as long as its transaction lasts.
+A `Lake` is one DuckDB instance with the lake attached. Threads take a cursor each. On a SQLite catalogue one process at
+a time may write, on PostgreSQL any number; any number of processes may read, and a reader sees one snapshot for as long
+as its transaction lasts.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -17,13 +19,20 @@ from typing import Final, Self
 
 import duckdb
 from filelock import FileLock, Timeout
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from meterhouse.warehouse.lake_schema import TABLES, LakeTable, create_positions_view_sql, create_table_sql, options_sql
 
-_EXTENSIONS: Final = ("sqlite_scanner", "ducklake")
+_CONNECT_TIMEOUT_S: Final = 5  # to PostgreSQL: a commit meets a catalogue that is down as trouble, not as silence
 _ALIAS: Final = "lake"
 _BUSY_TIMEOUT_MS: Final = 5000  # a reader's wait for the catalogue while a commit is written: far beyond any commit
 _LONG_READ_S: Final = 60.0  # well below the time that maintenance keeps every snapshot
+
+_ADVICE: Final = {
+    False: "If another program holds it, end that; if the file is damaged, restore it with its data folder from one"
+    " back-up",
+    True: "See that PostgreSQL runs there and lets this user in",
+}
 
 TRANSIENT: Final = (duckdb.TransactionException, duckdb.IOException, duckdb.OutOfMemoryException, OSError)
 """Trouble that may pass: a conflict, a locked catalogue, a full disk."""
@@ -49,19 +58,39 @@ class SnapshotExpired(LakeError):
 class LakeConfig:
     """Where a lake is. The one place that knows how it is attached."""
 
-    catalogue: Path  # SQLite file
+    catalogue: Path | str  # SQLite file, or postgresql:// URL
     data: Path  # folder of Parquet files
     memory_limit_mb: int = 512  # of DuckDB: sorts beyond it spill to `scratch`; the meter as a whole stays under 1 GiB
     threads: int | None = None  # None: one for a writer, one per core for a reader
 
     @property
-    def lock_file(self) -> Path:
-        return self.catalogue.with_name(self.catalogue.name + ".lock")
+    def on_postgres(self) -> bool:
+        return isinstance(self.catalogue, str)
+
+    @property
+    def named(self) -> str:
+        """The catalogue as a message may name it: without user, password and options."""
+        if isinstance(self.catalogue, Path):
+            return str(self.catalogue)
+        known = conninfo_to_dict(self.catalogue)
+        return f"PostgreSQL {known.get('host')}:{known.get('port')}/{known.get('dbname')}"
+
+    @property
+    def metadata(self) -> str:
+        """The schema of DuckLake's own tables."""
+        return f"__ducklake_metadata_{_ALIAS}.{'public' if self.on_postgres else 'main'}"
 
     @property
     def scratch(self) -> Path:
         """Where DuckDB spills what does not fit in memory."""
-        return self.catalogue.with_name(self.catalogue.name + ".tmp")
+        if isinstance(self.catalogue, Path):
+            return self.catalogue.with_name(self.catalogue.name + ".tmp")
+        return Path(tempfile.gettempdir()) / "meterhouse-lake.tmp"  # DuckDB's files there carry names of their own
+
+    def without_secrets(self, text: str) -> str:
+        """A message of DuckDB, which may quote how it connects."""
+        password = conninfo_to_dict(self.catalogue).get("password") if isinstance(self.catalogue, str) else None
+        return text.replace(str(password), "***") if password else text
 
     def folder_of(self, table: LakeTable) -> Path:
         """Where the catalogue keeps a table's files."""
@@ -71,18 +100,20 @@ class LakeConfig:
         options = [
             f"DATA_PATH {sql_text(str(self.data))}",
             "OVERRIDE_DATA_PATH true",  # the catalogue remembers where its files were; a home may be moved or copied
-            "META_JOURNAL_MODE 'WAL'",
-            f"META_BUSY_TIMEOUT {_BUSY_TIMEOUT_MS}",
             *(["READ_ONLY"] if read_only else []),
         ]
+        if isinstance(self.catalogue, str):
+            place = make_conninfo(self.catalogue, connect_timeout=_CONNECT_TIMEOUT_S)
+            return f"ATTACH {sql_text(f'ducklake:postgres:{place}')} AS {_ALIAS} ({', '.join(options)})"
+        options += ["META_JOURNAL_MODE 'WAL'", f"META_BUSY_TIMEOUT {_BUSY_TIMEOUT_MS}"]
         return f"ATTACH {sql_text(f'ducklake:sqlite:{self.catalogue}')} AS {_ALIAS} ({', '.join(options)})"
 
 
 class WriterLock:
     """Says who may write: a file beside the catalogue, locked for as long as its process lives."""
 
-    def __init__(self, path: Path) -> None:
-        self._lock = FileLock(path, blocking=False)
+    def __init__(self, catalogue: Path) -> None:
+        self._lock = FileLock(catalogue.with_name(catalogue.name + ".lock"), blocking=False)
 
     def acquire(self) -> None:
         """Raises LakeBusy when another process, or another Lake of this one, holds it."""
@@ -101,8 +132,11 @@ class WriterLock:
 class Lake:
     """An open lake. `cursor` and `read` may be called from any thread; a cursor stays with the thread that took it."""
 
-    def __init__(self, config: LakeConfig, connection: duckdb.DuckDBPyConnection, lock: WriterLock | None) -> None:
+    def __init__(
+        self, config: LakeConfig, connection: duckdb.DuckDBPyConnection, *, lock: WriterLock | None, read_only: bool
+    ) -> None:
         self.config = config
+        self.read_only = read_only
         self._connection = connection
         self._lock = lock
         self.writing = Lock()  # held by a commit or by maintenance of this process
@@ -114,24 +148,23 @@ class Lake:
         Raises LakeBusy (a second writer), LakeMissing (a reader of a lake that no writer has made yet).
         """
         if read_only:
-            if not config.catalogue.exists():
+            if isinstance(config.catalogue, Path) and not config.catalogue.exists():
                 raise LakeMissing(f"there is no lake at {config.catalogue} yet: run `meterhouse work` once to make it")
-            return cls(config, _attach(config, read_only=True), None)
-        config.catalogue.parent.mkdir(parents=True, exist_ok=True)
+            return cls(config, _attach(config, read_only=True), lock=None, read_only=True)
         config.data.mkdir(parents=True, exist_ok=True)
-        lock = WriterLock(config.lock_file)
-        lock.acquire()
+        lock = None
+        if isinstance(config.catalogue, Path):
+            config.catalogue.parent.mkdir(parents=True, exist_ok=True)
+            lock = WriterLock(config.catalogue)
+            lock.acquire()
         try:
-            lake = cls(config, _attach(config, read_only=False), lock)
+            lake = cls(config, _attach(config, read_only=False), lock=lock, read_only=False)
             lake._create_missing()
         except BaseException:
-            lock.release()
+            if lock is not None:
+                lock.release()
             raise
         return lake
-
-    @property
-    def read_only(self) -> bool:
-        return self._lock is None
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own to the same lake, whose tables need no prefix."""
@@ -231,7 +264,7 @@ def _attach(config: LakeConfig, *, read_only: bool) -> duckdb.DuckDBPyConnection
         settings["threads"] = threads
     connection = duckdb.connect(":memory:", config=settings)
     try:
-        for name in _EXTENSIONS:
+        for name in ("postgres_scanner" if config.on_postgres else "sqlite_scanner", "ducklake"):
             connection.execute(f"LOAD {sql_text(str(_extension(name)))}")
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
         # Keys come as 16 bytes, not as text. The setting holds for all cursors, so it is made once and for all.
@@ -240,9 +273,9 @@ def _attach(config: LakeConfig, *, read_only: bool) -> duckdb.DuckDBPyConnection
     except duckdb.Error as trouble:
         connection.close()
         raise LakeError(
-            f"the lake at {config.catalogue} does not open: {trouble}. If another program holds it, end that; if the"
-            " file is damaged, restore it with its data folder from one back-up"
-        ) from trouble
+            f"the lake at {config.named} does not open: {config.without_secrets(str(trouble))}."
+            f" {_ADVICE[config.on_postgres]}"
+        ) from (None if config.on_postgres else trouble)  # DuckDB's own message may quote a password
     except LakeError:
         connection.close()
         raise

@@ -70,13 +70,15 @@ class LakeLedger:
             self._cursor.execute("COMMIT")
         except TRANSIENT as trouble:
             roll_back(self._cursor)
-            raise LedgerUnavailable(f"no room made for {partitions} partitions: {trouble}") from trouble
+            raise LedgerUnavailable(
+                f"no room made for {partitions} partitions: {self._told(trouble)}"
+            ) from self._cause(trouble)
 
     def positions(self) -> dict[int, Position]:
         try:
             rows = self._cursor.execute("FROM positions").fetchall()
         except TRANSIENT as trouble:
-            raise LedgerUnavailable(f"positions cannot be read: {trouble}") from trouble
+            raise LedgerUnavailable(f"positions cannot be read: {self._told(trouble)}") from self._cause(trouble)
         return {row[0]: Position(row[1], Counts(*row[2:-1]), row[-1]) for row in rows}
 
     def commit(self, unit: Processed) -> int:
@@ -119,6 +121,12 @@ class LakeLedger:
     def close(self) -> None:
         self._cursor.close()
 
+    def _told(self, trouble: Exception) -> str:
+        return self._lake.config.without_secrets(str(trouble))
+
+    def _cause(self, trouble: Exception) -> Exception | None:
+        return None if self._lake.config.on_postgres else trouble  # its message may quote a password
+
     # -- within a transaction ------------------------------------------------------------------------------------
 
     def _move_positions(self, unit: Processed) -> None:
@@ -160,7 +168,7 @@ class LakeLedger:
             if stored[partition].next_offset != before.next_offset:
                 raise Fenced(partition, before.next_offset, stored[partition].next_offset) from trouble
         if isinstance(trouble, TRANSIENT):
-            raise LedgerUnavailable(f"nothing was committed: {trouble}") from trouble
+            raise LedgerUnavailable(f"nothing was committed: {self._told(trouble)}") from self._cause(trouble)
         raise trouble
 
 

@@ -24,7 +24,6 @@ from meterhouse.warehouse.lake_schema import ADD_FILES, TABLES, LakeTable, delta
 
 _DAY_US: Final = 86_400 * 1_000_000
 _MIB: Final = 1 << 20
-_CATALOGUE: Final = "__ducklake_metadata_lake.main"  # DuckLake's own tables
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +86,8 @@ def maintain(
                     report = step(_Run(lake, cursor, now_us, settings), report)
                 except TRANSIENT as trouble:
                     roll_back(cursor)
-                    report = replace(report, trouble=(*report.trouble, f"{step.__name__.strip('_')}: {trouble}"))
+                    told = lake.config.without_secrets(str(trouble))
+                    report = replace(report, trouble=(*report.trouble, f"{step.__name__.strip('_')}: {told}"))
         finally:
             cursor.close()
     return replace(report, duration_us=round((timer() - started) * 1e6))
@@ -235,11 +235,11 @@ def _expire(run: _Run, report: MaintenanceReport) -> MaintenanceReport:
 def _drop_positions(run: _Run, report: MaintenanceReport) -> MaintenanceReport:
     """Each commit leaves its partitions' former positions in the catalogue as rows that expiry does not remove."""
     dropped = 0
-    for (name,) in run.rows(f"SELECT table_name FROM {_CATALOGUE}.ducklake_inlined_data_tables"):
+    for (name,) in run.rows(f"SELECT table_name FROM {run.lake.config.metadata}.ducklake_inlined_data_tables"):
         ((count,),) = run.rows(
             f"""
-            DELETE FROM {_CATALOGUE}.{name} WHERE end_snapshot IS NOT NULL AND NOT EXISTS (
-                SELECT 1 FROM {_CATALOGUE}.ducklake_snapshot
+            DELETE FROM {run.lake.config.metadata}.{name} WHERE end_snapshot IS NOT NULL AND NOT EXISTS (
+                SELECT 1 FROM {run.lake.config.metadata}.ducklake_snapshot
                 WHERE snapshot_id >= begin_snapshot AND snapshot_id < end_snapshot
             )
             """
@@ -253,7 +253,7 @@ def _delete_files(run: _Run, report: MaintenanceReport) -> MaintenanceReport:
     # every file of the day would be older than any moment of it.
     run.rows(
         f"""
-        UPDATE {_CATALOGUE}.ducklake_files_scheduled_for_deletion
+        UPDATE {run.lake.config.metadata}.ducklake_files_scheduled_for_deletion
         SET schedule_start = replace(schedule_start::VARCHAR, ' ', 'T') WHERE schedule_start::VARCHAR LIKE '% %'
         """
     )
