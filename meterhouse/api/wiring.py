@@ -168,9 +168,10 @@ def open_kafka(settings: Settings, group: str | None) -> Any:
 
 
 def _lake_config(settings: Settings) -> LakeConfig:
-    if settings.catalogue is not None or settings.data is not None:
-        raise LakeError("this version keeps the lake in the home: unset METERHOUSE_CATALOGUE and METERHOUSE_DATA")
-    return LakeConfig(settings.catalogue_path, settings.data_path)
+    if settings.data is not None:
+        raise LakeError("this version keeps the lake's files in a folder: unset METERHOUSE_DATA")
+    catalogue = settings.catalogue.get_secret_value() if settings.catalogue else settings.catalogue_path
+    return LakeConfig(catalogue, settings.data_path)
 
 
 def _psycopg(url: SecretStr) -> str:
