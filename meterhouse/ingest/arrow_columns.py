@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any, Final, overload
+from typing import Final, overload
 
 import numpy as np
 import pyarrow as pa
@@ -47,7 +47,7 @@ class ArrowRows(Sequence[bytes]):
     """The rows of some tables as JSON events, written when they are asked for: few are."""
 
     def __init__(self, tables: Sequence[pa.Table]) -> None:
-        self._tables = [_with_time_us(table) for table in tables]
+        self._tables = tables
         self._ends = np.cumsum([len(table) for table in tables])
 
     def __len__(self) -> int:
@@ -62,12 +62,9 @@ class ArrowRows(Sequence[bytes]):
             return [self[row] for row in range(*at.indices(len(self)))]
         which = int(np.searchsorted(self._ends, at, side="right"))
         table = self._tables[which]
-        row = at - (int(self._ends[which]) - len(table))
-        return row_json({name: column[row].as_py() for name, column in _cells(table)})
-
-
-def _cells(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray[Any]]]:
-    return zip(table.column_names, table.columns, strict=True)
+        place = at - (int(self._ends[which]) - len(table))
+        row = _with_time_us(table.slice(place, 1))
+        return row_json({name: column[0].as_py() for name, column in zip(row.column_names, row.columns, strict=True)})
 
 
 def _with_time_us(table: pa.Table) -> pa.Table:
