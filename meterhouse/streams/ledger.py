@@ -2,6 +2,9 @@
 
 A commit writes rows, roll-ups, rejects and positions in one transaction, fenced per partition by a compare-and-set on
 that partition's position. Whatever fails after a commit began is resolved by reading the stored position.
+
+*Layout*: how many partitions the topic has for this ledger, and so where each tenant's events belong. It only grows,
+and all meters go over to another one at the same commit: what was read under an older layout is fenced.
 """
 
 from __future__ import annotations
@@ -119,6 +122,14 @@ class Fenced(Exception):
         self.partition, self.expected, self.stored = partition, expected, stored
 
 
+class LayoutChanged(Fenced):
+    """The topic has more partitions now, and tenants belong elsewhere: nothing of this commit was written."""
+
+    def __init__(self, partition: int, offset: int) -> None:
+        super().__init__(partition, offset, offset)
+        self.args = ("the topic has more partitions now: this commit is dropped, and read again under the new layout",)
+
+
 class LedgerUnavailable(Exception):
     """Passing trouble (catalogue locked or down): nothing is known of the commit until positions are read again."""
 
@@ -134,8 +145,13 @@ class AcceptedKeys:
 class Ledger(Protocol):
     """One writer: the meter. Not shared between threads, except where a method says so."""
 
-    def seed(self, partitions: int) -> None:
-        """Makes sure that partitions 0 .. n-1 have a position row; a partition count only grows."""
+    def seed(self, partitions: int) -> int:
+        """Makes sure that partitions 0 .. n-1 have a position row, and returns the layout in force: n, or more where
+        another ledger knew of more. From then on this ledger commits, and looks for keys, under that layout.
+
+        A growth is one transaction that touches every position, so each other commit comes wholly before it, or is
+        fenced. Raises LedgerUnavailable.
+        """
         ...
 
     def positions(self) -> dict[int, Position]: ...
@@ -143,13 +159,15 @@ class Ledger(Protocol):
     def commit(self, unit: Processed) -> int:
         """Writes all of `unit` or nothing, and returns the lake's snapshot id.
 
-        Raises Fenced, LedgerUnavailable (then read `positions` to learn what happened).
+        Raises Fenced (LayoutChanged where the layout is no longer that of `seed`) and LedgerUnavailable (then read
+        `positions` to learn what happened).
         """
         ...
 
     def accepted_keys(self, partition: int, since_hour: int) -> Iterator[AcceptedKeys]:
         """Keys of the partition's committed events (charges and node events) that arrived in hour `since_hour` or
-        later, in chunks: what the dedupe index is rebuilt from."""
+        later, in chunks: what the dedupe index is rebuilt from. Also those of events that stood elsewhere when the
+        topic had fewer partitions, and whose tenant belongs here under the layout of `seed`."""
         ...
 
     def spend(self, edges_us: Sequence[int]) -> pa.Table:

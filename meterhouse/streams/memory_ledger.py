@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from meterhouse.ingest.batch import Reject
 from meterhouse.ingest.event import TOKEN_KINDS
+from meterhouse.ingest.log import partition_of
 from meterhouse.streams.ledger import (
     CHARGE_SCHEMA,
     LATENCY_SCHEMA,
@@ -23,6 +24,7 @@ from meterhouse.streams.ledger import (
     ROLLUP_SCHEMA,
     AcceptedKeys,
     Fenced,
+    LayoutChanged,
     Position,
     Processed,
 )
@@ -55,6 +57,7 @@ class MemoryStore:
 
     units: list[Processed] = field(default_factory=list)  # one a snapshot, in order of commit
     positions: dict[int, Position] = field(default_factory=dict)
+    layout: int = 0
     lock: Lock = field(default_factory=Lock)
 
     def table(self, name: str) -> pa.Table:
@@ -72,11 +75,15 @@ class MemoryLedger:
     def __init__(self, store: MemoryStore | None = None, *, chunk_rows: int = 1_000_000) -> None:
         self.store = store or MemoryStore()
         self._chunk_rows = chunk_rows
+        self._layout: int | None = None
 
-    def seed(self, partitions: int) -> None:
+    def seed(self, partitions: int) -> int:
         with self.store.lock:
-            for partition in range(partitions):
+            self.store.layout = max(self.store.layout, partitions)
+            for partition in range(self.store.layout):
                 self.store.positions.setdefault(partition, Position())
+            self._layout = self.store.layout
+            return self._layout
 
     def positions(self) -> dict[int, Position]:
         with self.store.lock:
@@ -88,15 +95,19 @@ class MemoryLedger:
                 stored = self.store.positions[partition]
                 if stored.next_offset != expected.next_offset:
                     raise Fenced(partition, expected.next_offset, stored.next_offset)
+                if self._layout not in (None, self.store.layout):
+                    raise LayoutChanged(partition, stored.next_offset)
             self.store.positions.update(unit.after)
             self.store.units.append(unit)
             return len(self.store.units)
 
     def accepted_keys(self, partition: int, since_hour: int) -> Iterator[AcceptedKeys]:
         for name in ("charges", "node_events"):
-            table = self.store.table(name).select(["key", "partition", "arrived"])
+            table = self.store.table(name).select(["key", "partition", "arrived", "tenant"])
             hours = pc.cast(table["arrived"], pa.int64()).to_numpy() // _HOUR_US
-            mine = (table["partition"].to_numpy() == partition) & (hours >= since_hour)
+            layout = self._layout or self.store.layout
+            homes = np.array([partition_of(str(tenant).encode(), layout) for tenant in table["tenant"].to_pylist()])
+            mine = ((table["partition"].to_numpy() == partition) | (homes == partition)) & (hours >= since_hour)
             keys = table["key"].filter(pa.array(mine)).to_pylist()
             halves = np.frombuffer(b"".join(key for key in keys if key is not None), np.uint64).reshape(-1, 2)
             arrived_hour = hours[mine].astype(np.int32)

@@ -15,7 +15,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from meterhouse.ingest.event import TOKEN_KINDS
-from meterhouse.streams.ledger import AcceptedKeys, Counts, Fenced, LedgerUnavailable, Position, Processed
+from meterhouse.ingest.log import partition_of
+from meterhouse.streams.ledger import (
+    AcceptedKeys,
+    Counts,
+    Fenced,
+    LayoutChanged,
+    LedgerUnavailable,
+    Position,
+    Processed,
+)
 from meterhouse.streams.memory_ledger import SPEND_SCHEMA
 from meterhouse.warehouse.lake import TRANSIENT, Lake, roll_back, table_names
 from meterhouse.warehouse.lake_files import write_files
@@ -24,6 +33,7 @@ from meterhouse.warehouse.lake_schema import (
     CHARGES,
     COUNTS,
     LATENCY_HOUR,
+    LAYOUT,
     NODE_EVENTS,
     POSITION_COLUMNS,
     REJECTS,
@@ -34,6 +44,7 @@ from meterhouse.warehouse.lake_schema import (
     by_day,
     create_position_sql,
     create_positions_view_sql,
+    lacking_layout,
     position_table,
     quoted,
     rejects_table,
@@ -51,28 +62,44 @@ class LakeLedger:
         self._lake = lake
         self._cursor = lake.cursor()
         self._chunk_rows = chunk_rows
+        self._layout: int | None = None  # None: never seeded, so whichever is in force
+        self._moved: list[tuple[int, str]] | None = None
 
-    def seed(self, partitions: int) -> None:
+    def seed(self, partitions: int) -> int:
         with self._lake.writing:
-            self._seed(partitions)
+            self._layout = self._seed(partitions)
+        self._moved = None
+        return self._layout
 
-    def _seed(self, partitions: int) -> None:
-        present = table_names(self._cursor)
-        missing = [p for p in range(partitions) if position_table(p) not in present]
-        if not missing:
-            return
+    def _seed(self, partitions: int) -> int:
         try:
             self._cursor.execute("BEGIN TRANSACTION")
-            for partition in missing:
-                for statement in create_position_sql(partition):
-                    self._cursor.execute(statement)
-            self._cursor.execute(create_positions_view_sql(partitions))
+            present = table_names(self._cursor)
+            there = [p for p in range(len(present)) if position_table(p) in present]
+            layout = max(len(there), partitions)
+            old = lacking_layout(self._cursor)
+            if layout > len(there) or old:
+                self._grow(there, layout, old)
             self._cursor.execute("COMMIT")
         except TRANSIENT as trouble:
             roll_back(self._cursor)
             raise LedgerUnavailable(
                 f"no room made for {partitions} partitions: {self._told(trouble)}"
             ) from self._cause(trouble)
+        return layout
+
+    def _grow(self, there: Sequence[int], layout: int, lacking: frozenset[str]) -> None:
+        """Makes what positions are missing, and moves all to the layout: commits under the former one conflict."""
+        for partition in range(layout):
+            table = position_table(partition)
+            if table in lacking:
+                self._cursor.execute(f"ALTER TABLE {table} ADD COLUMN {LAYOUT} BIGINT")
+            if partition in there:
+                self._cursor.execute(f"UPDATE {table} SET {LAYOUT} = ?", [layout])
+            else:
+                for statement in create_position_sql(partition, layout):
+                    self._cursor.execute(statement)
+        self._cursor.execute(create_positions_view_sql(layout))
 
     def positions(self) -> dict[int, Position]:
         try:
@@ -103,14 +130,26 @@ class LakeLedger:
     def accepted_keys(self, partition: int, since_hour: int) -> Iterator[AcceptedKeys]:
         cursor = self._lake.cursor()
         try:
-            since = _EPOCH + timedelta(hours=since_hour)
-            reader = cursor.execute(_sql("accepted_keys"), {"partition": partition, "since": since}).to_arrow_reader(
-                self._chunk_rows
-            )
+            parameters: dict[str, Any] = {"partition": partition, "since": _EPOCH + timedelta(hours=since_hour)}
+            moved = self._moved_to(partition)
+            here = '"partition" = $partition' + (" OR tenant IN (SELECT unnest($moved))" if moved else "")
+            reader = cursor.execute(
+                _sql("accepted_keys").replace("$here", here), parameters | ({"moved": moved} if moved else {})
+            ).to_arrow_reader(self._chunk_rows)
             for batch in reader:
                 yield AcceptedKeys(_halves(cast("pa.ExtensionArray[Any]", batch.column(0))), batch.column(1).to_numpy())
         finally:
             cursor.close()
+
+    def _moved_to(self, partition: int) -> list[str]:
+        """Tenants that belong in the partition and have events elsewhere: the topic grew."""
+        if self._layout is None:
+            return []
+        if self._moved is None:
+            layout, rows = self._layout, self._cursor.execute(_sql("tenants_by_partition")).fetchall()
+            homes = [(partition_of(tenant.encode(), layout), at, tenant) for at, tenant in rows]
+            self._moved = [(home, tenant) for home, at, tenant in homes if home != at]
+        return sorted({tenant for home, tenant in self._moved if home == partition})
 
     def spend(self, edges_us: Sequence[int]) -> pa.Table:
         whole_hours = all(edge % _HOUR_US == 0 for edge in edges_us)
@@ -133,9 +172,11 @@ class LakeLedger:
         for partition, after in sorted(unit.after.items()):
             expected = unit.before[partition].next_offset
             values = _position_row(after)
-            moved = self._cursor.execute(_move_sql(partition), [*values, expected]).fetchone()
+            moved = self._cursor.execute(_move_sql(partition), [*values, expected, self._layout]).fetchone()
             if moved != (1,):
                 stored = self._cursor.execute(f"SELECT next_offset FROM {position_table(partition)}").fetchone()
+                if stored == (expected,):
+                    raise LayoutChanged(partition, expected)
                 raise Fenced(partition, expected, stored[0] if stored else -1)
 
     def _append_all(self, unit: Processed, written: list[Path]) -> None:
@@ -180,7 +221,7 @@ def _position_row(position: Position) -> list[int | None]:
 @cache
 def _move_sql(partition: int) -> str:
     sets = ", ".join(f"{quoted(name)} = ?" for name in POSITION_COLUMNS)
-    return f"UPDATE {position_table(partition)} SET {sets} WHERE next_offset = ?"
+    return f"UPDATE {position_table(partition)} SET {sets} WHERE next_offset = ? AND {LAYOUT} = coalesce(?, {LAYOUT})"
 
 
 @cache

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Final
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -37,7 +38,9 @@ REJECT_SCHEMA: Final = pa.schema(
 
 COUNTS: Final = tuple(field.name for field in fields(Counts))
 POSITION_COLUMNS: Final = ("next_offset", *COUNTS, "arrived_us")
-"""Columns of `position_<p>`, one row each: `streams.ledger.Position`."""
+"""Columns of `position_<p>`, one row each: `streams.ledger.Position`. Beside them stands LAYOUT."""
+LAYOUT: Final = "layout"
+"""Of how many partitions the topic is: the same in all rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ TABLES: Final = (CHARGES, NODE_EVENTS, ROLLUP_MINUTE, ROLLUP_HOUR, ROLLUP_DAY, L
 ADD_FILES: Final = "CALL ducklake_add_data_files('lake', ?, ?)"
 """Parameters: a table's name, a list of paths."""
 
+_POSITION: Final = "position_"
 _DAY_US: Final = 86_400 * 1_000_000
 _PERIODS: Final = {"day": ("year", "month", "day"), "month": ("year", "month")}
 _SQL_TYPES: Final = {
@@ -125,17 +129,32 @@ def options_sql() -> list[str]:
 
 def position_table(partition: int) -> str:
     """The table that holds one partition's position: the fence of its commits."""
-    return f"position_{partition:d}"
+    return f"{_POSITION}{partition:d}"
 
 
-def create_position_sql(partition: int) -> list[str]:
+def create_position_sql(partition: int, layout: int) -> list[str]:
     """Statements that make and seed a partition's position table."""
     numbers = ", ".join(
         f"{quoted(name)} BIGINT{' NOT NULL' if name != 'arrived_us' else ''}" for name in POSITION_COLUMNS
     )
     zeros = ", ".join("0" for _ in POSITION_COLUMNS[:-1])
     table = position_table(partition)
-    return [f"CREATE TABLE {table} ({numbers})", f"INSERT INTO {table} VALUES ({zeros}, NULL)"]
+    return [
+        f"CREATE TABLE {table} ({numbers}, {LAYOUT} BIGINT)",
+        f"INSERT INTO {table} VALUES ({zeros}, NULL, {layout:d})",
+    ]
+
+
+def lacking_layout(cursor: duckdb.DuckDBPyConnection) -> frozenset[str]:
+    """Position tables of a lake made before there were layouts."""
+    rows = cursor.execute(
+        """
+        SELECT table_name FROM information_schema.columns WHERE table_catalog = 'lake' AND starts_with(table_name, ?)
+        GROUP BY table_name HAVING NOT bool_or(column_name = ?)
+        """,
+        [_POSITION, LAYOUT],
+    ).fetchall()
+    return frozenset(name for (name,) in rows)
 
 
 def create_positions_view_sql(partitions: int) -> str:

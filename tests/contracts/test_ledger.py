@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import pytest
 
 from meterhouse.ingest.event import TOKEN_KINDS
-from meterhouse.streams.ledger import CHARGE_SCHEMA, Counts, Fenced, Ledger, Position, Processed
+from meterhouse.ingest.log import partition_of
+from meterhouse.streams.ledger import CHARGE_SCHEMA, Counts, Fenced, LayoutChanged, Ledger, Position, Processed
 from meterhouse.streams.memory_ledger import MemoryLedger, MemoryStore
 from meterhouse.warehouse.lake import Lake, LakeConfig
 from meterhouse.warehouse.lake_ledger import LakeLedger
@@ -81,6 +82,41 @@ def test_partitions_may_grow_and_the_old_ones_keep_their_place(ledger: Ledger) -
     assert len(ledger.positions()) == 6
     ledger.commit(unit(Shape(partition=5)))
     assert ledger.positions()[5].next_offset == 25
+
+
+def test_seeding_tells_the_layout_in_force_whoever_made_it(place: Place, ledger: Ledger) -> None:
+    assert place.open().seed(2) == 4
+    assert ledger.seed(6) == 6
+    assert place.open().seed(1) == 6
+
+
+def test_what_was_read_under_an_older_layout_is_fenced(place: Place, ledger: Ledger) -> None:
+    assert place.open().seed(5) == 5
+    with pytest.raises(LayoutChanged):
+        ledger.commit(unit(Shape()))
+    assert ledger.positions()[0] == Position()
+    assert place.rows("charges").num_rows == 0
+    assert ledger.seed(4) == 5
+    ledger.commit(unit(Shape()))
+    assert place.rows("charges").num_rows == 20
+
+
+def test_keys_of_tenants_that_belong_elsewhere_now_are_found_there(place: Place) -> None:
+    ledger = place.open()
+    ledger.seed(1)
+    (made,) = committed(ledger, [Shape(charges=200, node_events=50, tenants=9)])
+    later = place.open()
+    assert later.seed(3) == 3
+    for partition in (1, 2):
+        expected = sorted(
+            key
+            for table in (made.charges, made.node_events)
+            for key, tenant in zip(table["key"].to_pylist(), table["tenant"].to_pylist(), strict=True)
+            if partition_of(tenant.encode(), 3) == partition
+        )
+        found = sorted(halves.tobytes() for chunk in later.accepted_keys(partition, 0) for halves in chunk.halves)
+        assert found == expected
+        assert len(found) > 10
 
 
 def test_all_rows_of_a_unit_come_back_whole(place: Place, ledger: Ledger) -> None:
