@@ -10,7 +10,8 @@ from meterhouse.api.clock import now_us
 from meterhouse.api.wiring import House
 from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, EventLog, whole_topic
 from meterhouse.streams.alerts import OutboxEntry
-from meterhouse.streams.budget import BudgetTotal
+from meterhouse.streams.budget import BudgetTable, BudgetTotal
+from meterhouse.streams.budget_totals import LayoutMark, read_total, read_total_key
 from meterhouse.streams.control import EMPTY, Snapshot
 from meterhouse.warehouse.reject_resolutions import RejectPlace, Resolution
 from meterhouse.warehouse.reports.as_of import Freshness, Positions, positions_of
@@ -177,11 +178,19 @@ def resolution_json(resolution: Resolution | None) -> Json:
 
 
 def newest_totals(log: EventLog) -> list[BudgetTotal]:
-    """What the compacted topic of budget totals says now: the newest total per budget, window and partition."""
-    newest: dict[bytes, bytes | None] = {}
+    """What the compacted topic of budget totals says now: the newest total per budget, window and partition, which need
+    not be the last record: a meter that lost a partition and does not know it yet repeats older ones."""
+    table = BudgetTable()
     for records in whole_topic(log, BUDGET_TOTALS):
-        newest.update((key or b"", value) for key, value in zip(records.keys, records.values, strict=True))
-    return [BudgetTotal.from_json(value) for value in newest.values() if value is not None]
+        for key, value in zip(records.keys, records.values, strict=True):
+            if value is None:
+                budget_id, start_us, end_us, partition = read_total_key(key or b"")
+                table.forget(budget_id, (start_us, end_us), partition)
+            elif isinstance(said := read_total(key or b"", value), LayoutMark):
+                table.mark(said)
+            else:
+                table.apply(said)
+    return [total for which in table.windows() for total in table.totals(*which)]
 
 
 def alert_json(entry: OutboxEntry) -> Json:

@@ -20,6 +20,7 @@ from meterhouse.ingest.log import (
     BUDGET_STATES,
     BUDGET_TOTALS,
     USAGE_EVENTS,
+    USAGE_REJECTED,
     EventLog,
     LogError,
     TopicSpec,
@@ -27,6 +28,7 @@ from meterhouse.ingest.log import (
 from meterhouse.ingest.sqlite_log import SqliteLog
 from meterhouse.streams.budget_worker import EmbeddedBudgetWorker, budget_topics
 from meterhouse.streams.meter import Meter, MeterSettings
+from meterhouse.streams.meter_watch import MeterHooks
 from meterhouse.warehouse.alert_outbox import SqlAlertOutbox
 from meterhouse.warehouse.control import ControlStore, ControlUnavailable
 from meterhouse.warehouse.database import open_database, sqlite_url
@@ -71,7 +73,7 @@ class House:
         self._closing.callback(log.close)
         retention_us = self.settings.log_retention_days * _DAY_US
         usage = TopicSpec(USAGE_EVENTS, self.settings.partitions, retention_us=retention_us)
-        log.create_topics([usage, *budget_topics(partitions=1)])
+        log.create_topics([usage, TopicSpec(USAGE_REJECTED, 1), *budget_topics(partitions=1)])
         return log
 
     def _kafka(self, group: str | None) -> EventLog:
@@ -136,7 +138,7 @@ class House:
                 window_hours=settings.dedupe_window_hours,
                 lateness=self.lateness,
             ),
-            between_commits=housekeeping.between_commits,
+            hooks=MeterHooks(between_commits=housekeeping.between_commits),
         )
 
     def budget_worker(self) -> EmbeddedBudgetWorker:

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from meterhouse.ingest.batch import Reject
 from meterhouse.ingest.event import (
     INFERENCE_TYPE,
     MAX_EVENT_BYTES,
@@ -31,6 +32,9 @@ BATCH_EVENTS: Final = 100
 """Events in one record: from there on a record's own cost is under a hundredth of its events' cost."""
 BATCH_BYTES: Final = 512 * 1024
 """Of one batch record: one event of 256 KiB and its neighbours fit, and twice of it fits Kafka's default of 1 MB."""
+
+REJECT_HEADER: Final = "meterhouse-"
+"""In front of the headers of `usage.rejected`: reason, detail, topic, partition, offset, index, arrived_us."""
 
 _STRUCTURED: Final[Headers] = ((CONTENT_TYPE, STRUCTURED.encode()),)
 _BATCH: Final[Headers] = ((CONTENT_TYPE, BATCH.encode()),)
@@ -169,6 +173,15 @@ class Encoded(NamedTuple):
 def single_message(tenant: str | None, event: bytes, appended_us: int | None = None) -> Message:
     """A record of one event, keyed by its tenant."""
     return Message(record_key(tenant), event, _STRUCTURED, appended_us=appended_us)
+
+
+def reject_message(reject: Reject) -> Message:
+    """A reject as a record of `usage.rejected`, keyed by its tenant: the bytes as they came, and why and whence as
+    headers."""
+    place = {"topic": reject.topic, "partition": reject.partition, "offset": reject.offset, "index": reject.index}
+    told = {"reason": reject.reason.value, "detail": reject.detail, **place, "arrived_us": reject.arrived_us}
+    headers = tuple((f"{REJECT_HEADER}{name}", str(value).encode()) for name, value in told.items())
+    return Message(record_key(reject.tenant), reject.payload, headers)
 
 
 def batch_message(tenant: str | None, events: Sequence[bytes], appended_us: int | None = None) -> Message:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 USAGE_EVENTS: Final = "usage.events"
+USAGE_REJECTED: Final = "usage.rejected"
 BUDGET_TOTALS: Final = "budget.totals"
 BUDGET_STATES: Final = "budget.states"
 BUDGET_ALERTS: Final = "budget.alerts"

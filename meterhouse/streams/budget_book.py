@@ -25,7 +25,7 @@ from meterhouse.streams.budget_state import (
     state_from_totals,
     state_key,
 )
-from meterhouse.streams.budget_totals import BudgetTotal, read_total_key
+from meterhouse.streams.budget_totals import BudgetTotal, LayoutMark, read_total_key
 from meterhouse.streams.control import EMPTY, Budget, Snapshot
 
 BudgetWindow = tuple[str, Window]
@@ -57,6 +57,7 @@ class BudgetBook:
         self._raised: dict[str, int] = {}  # alert id → its window's end
         self._dirty: set[BudgetWindow] = set()
         self._overtaken: dict[bytes, BudgetTotal] = {}
+        self._void: dict[bytes, BudgetTotal] = {}  # the last record of its key, unless it is overtaken
 
     # -- what was said before this process began ---------------------------------------------------------------------
 
@@ -85,17 +86,27 @@ class BudgetBook:
         if self._table.apply(total):
             self._dirty.add((total.budget_id, (total.window_start_us, total.window_end_us)))
             self._overtaken.pop(key, None)
+            self._void.pop(key, None)
             return
         newest = self._table.newest(total)
-        if newest == total:
+        if newest is None:
+            self._void[key] = total
+        elif newest == total:
             self._overtaken.pop(key, None)
         else:
             self._overtaken[key] = newest
+
+    def mark(self, mark: LayoutMark) -> None:
+        """Takes in that totals of an older layout are void."""
+        for total in self._table.mark(mark):
+            self._void[total.key()] = total
+            self._dirty.add((total.budget_id, (total.window_start_us, total.window_end_us)))
 
     def forget(self, key: bytes) -> None:
         """Takes in the tombstone of a total. Raises ValueError where the key is no total's."""
         budget_id, start_us, end_us, partition = read_total_key(key)
         self._overtaken.pop(key, None)
+        self._void.pop(key, None)
         if self._table.forget(budget_id, (start_us, end_us), partition):
             self._dirty.add((budget_id, (start_us, end_us)))
 
@@ -164,7 +175,12 @@ class BudgetBook:
             for alert_id, end_us in self._raised.items()
             if counts_still((end_us, end_us), now_us, self._lateness)
         }
-        return self._table.closed(now_us, self._lateness)
+        void = [
+            total
+            for total in self._void.values()
+            if not counts_still((total.window_start_us, total.window_end_us), now_us, self._lateness)
+        ]
+        return [*self._table.closed(now_us, self._lateness), *void]
 
     def _state(self, which: BudgetWindow, now_us: int) -> BudgetState | None:
         """None: an unknown budget, no total of its present definition, or a window that no event can reach any more."""

@@ -19,7 +19,7 @@ from uuid import UUID, uuid5
 import msgspec
 
 from meterhouse.ingest.event import Lateness
-from meterhouse.streams.budget_totals import BudgetTotal
+from meterhouse.streams.budget_totals import BudgetTotal, LayoutMark
 from meterhouse.streams.control import Budget, OnExceeded
 from meterhouse.streams.money import to_text
 
@@ -160,11 +160,14 @@ class BudgetTable:
 
     def __init__(self, totals: Iterable[BudgetTotal] = ()) -> None:
         self._windows: dict[tuple[str, Window], dict[int, BudgetTotal]] = {}
+        self._layouts: dict[int, int] = {}  # totals of a partition under an older layout are void
         for total in totals:
             self.apply(total)
 
     def apply(self, total: BudgetTotal) -> bool:
-        """Keeps `total` if it is newer than what is there; says whether the table changed."""
+        """Keeps `total` if it is newer than what is there, and not void; says whether the table changed."""
+        if total.layout < self._layouts.get(total.partition, 0):
+            return False
         window = (total.window_start_us, total.window_end_us)
         entries = self._windows.setdefault((total.budget_id, window), {})
         kept = entries.get(total.partition)
@@ -173,9 +176,24 @@ class BudgetTable:
         entries[total.partition] = total
         return True
 
-    def newest(self, total: BudgetTotal) -> BudgetTotal:
-        """The total kept for the key of one that was applied."""
-        return self._windows[total.budget_id, (total.window_start_us, total.window_end_us)][total.partition]
+    def newest(self, total: BudgetTotal) -> BudgetTotal | None:
+        """The total kept for the key of one that was applied; None: that one is void, and no other is there."""
+        entries = self._windows.get((total.budget_id, (total.window_start_us, total.window_end_us)), {})
+        return entries.get(total.partition)
+
+    def mark(self, mark: LayoutMark) -> list[BudgetTotal]:
+        """Takes out the totals of the partition that are of an older layout, for good, and returns them."""
+        if mark.layout <= self._layouts.get(mark.partition, 0):
+            return []
+        self._layouts[mark.partition] = mark.layout
+        void = [
+            total
+            for entries in self._windows.values()
+            if (total := entries.get(mark.partition)) is not None and total.layout < mark.layout
+        ]
+        for total in void:
+            self.forget(total.budget_id, (total.window_start_us, total.window_end_us), total.partition)
+        return void
 
     def forget(self, budget_id: str, window: Window, partition: int) -> bool:
         """Takes one entry out (its tombstone was read); says whether it was there."""
@@ -204,10 +222,10 @@ class BudgetTable:
         ]
 
 
-def _age(total: BudgetTotal) -> tuple[int, int, int, int, str]:
-    """Order of totals of one key. By the law that a total is a function of the log the first two decide; the others
+def _age(total: BudgetTotal) -> tuple[int, int, int, int, int, str]:
+    """Order of totals of one key. By the law that a total is a function of the log the first three decide; the others
     keep the table free of order even if that law were broken."""
-    return total.control_version, total.offset, total.cost_pico, total.tokens, total.definition
+    return total.control_version, total.layout, total.offset, total.cost_pico, total.tokens, total.definition
 
 
 def counts_still(window: Window, now_us: int, lateness: Lateness) -> bool:

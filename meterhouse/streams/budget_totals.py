@@ -1,7 +1,8 @@
 """Budget totals: what a meter says of its partitions' spend, and how it adds it up.
 
 *Total*: the cumulative spend of one partition in one window of a budget, as of an offset. It is a function of the log
-up to that offset (under one control version), so a repeat, a replay or a zombie says the same thing or an older one.
+up to that offset (under one control version and layout), so a repeat, a replay or a zombie says the same thing or an
+older one.
 
 What counts: events of disposition `billed`, for money and for tokens alike; tokens are all kinds added up.
 """
@@ -33,6 +34,8 @@ _Group = tuple[int, int, int, int, int]
 """Partition, budget's number, window start, pico-units, tokens."""
 
 _HOUR_US: Final = 3_600 * 1_000_000
+_MARK: Final = "|layout|"
+"""Before a mark's partition, in its key: no budget's id begins with a bar."""
 _LOW: Final = np.uint64(0xFFFFFFFF)
 
 
@@ -40,7 +43,7 @@ _LOW: Final = np.uint64(0xFFFFFFFF)
 class BudgetTotal:
     """Cumulative spend of `partition` in a budget's window: all its billed events before `offset`.
 
-    Of two for one key, the one of the higher (control_version, offset) is the newer.
+    Of two for one key, the one of the higher (control_version, layout, offset) is the newer.
     """
 
     budget_id: str
@@ -52,6 +55,7 @@ class BudgetTotal:
     cost_pico: int
     tokens: int
     definition: str  # digest of what the budget counts (`definition_of`)
+    layout: int = 0  # partitions of the topic that was read; 0: said before there were layouts
 
     def key(self) -> bytes:
         """Budget, window and partition: `budget|start|end|partition`. The last three hold no bar, so it reads back."""
@@ -70,6 +74,7 @@ class BudgetTotal:
                 "cost_pico": str(self.cost_pico),
                 "tokens": self.tokens,
                 "definition": self.definition,
+                "layout": self.layout,
             }
         )
 
@@ -89,6 +94,36 @@ class BudgetTotal:
         return Message(key=self.key(), value=self.to_json(), partition=placed)
 
 
+@dataclass(frozen=True, slots=True)
+class LayoutMark:
+    """Says that all totals of a partition are said again under a layout: those of an older one are void.
+
+    When a topic grows, events that a meter had counted and not committed are read again, and counted where their
+    tenants belong; what it had said of them must not stay. The mark comes after the totals that take their place.
+    """
+
+    partition: int
+    layout: int
+
+    def key(self) -> bytes:
+        return f"{_MARK}{self.partition}".encode()
+
+    def messages(self, partitions: int) -> list[Message]:
+        """A record for each partition of the topic: its totals are read by different workers."""
+        value = msgspec.json.encode({"partition": self.partition, "layout": self.layout})
+        return [Message(key=self.key(), value=value, partition=p) for p in range(partitions)]
+
+
+def read_total(key: bytes, value: bytes) -> BudgetTotal | LayoutMark:
+    """A record of `budget.totals` that is no tombstone. Raises ValueError for anything else."""
+    if not key.startswith(_MARK.encode()):
+        return BudgetTotal.from_json(value)
+    try:
+        return msgspec.json.decode(value, type=LayoutMark)
+    except msgspec.DecodeError as wrong:
+        raise ValueError(f"not the mark of a layout ({wrong}); see who else writes to this topic") from wrong
+
+
 class _Wire(msgspec.Struct):
     """A total's JSON value."""
 
@@ -101,6 +136,7 @@ class _Wire(msgspec.Struct):
     cost_pico: str
     tokens: int
     definition: str
+    layout: int = 0
 
 
 _FROM_JSON: Final = msgspec.json.Decoder(_Wire)
@@ -145,13 +181,15 @@ class _Partition:
 
 
 class BudgetTotals:
-    """Cumulative spend of a meter's partitions in every budget's windows, under one snapshot of control data.
+    """Cumulative spend of a meter's partitions in every budget's windows, under one snapshot of control data and one
+    layout.
 
-    For another snapshot make another one and start it from the lake. Not shared between threads.
+    For others make another one and start it from the lake. Not shared between threads.
     """
 
-    def __init__(self, snapshot: Snapshot, lateness: Lateness | None = None) -> None:
+    def __init__(self, snapshot: Snapshot, lateness: Lateness | None = None, layout: int = 0) -> None:
         self._version = snapshot.version
+        self.layout = layout
         self._lateness = lateness or Lateness()
         self._budgets = snapshot.budgets
         self._definitions = [definition_of(budget, snapshot) for budget in snapshot.budgets]
@@ -225,20 +263,23 @@ class BudgetTotals:
                 continue
             found.cost_pico += cost_pico
             found.tokens += tokens
-            changed.append(
-                BudgetTotal(
-                    budget_id=budget.id,
-                    window_start_us=start_us,
-                    window_end_us=found.window_end_us,
-                    partition=partition,
-                    control_version=self._version,
-                    offset=after[partition].next_offset,
-                    cost_pico=found.cost_pico,
-                    tokens=found.tokens,
-                    definition=self._definitions[number],
-                )
-            )
+            changed.append(self._total(number, partition, (start_us, found), after[partition].next_offset))
         return changed
+
+    def _total(self, number: int, partition: int, window: tuple[int, _Sum], offset: int) -> BudgetTotal:
+        start_us, found = window
+        return BudgetTotal(
+            budget_id=self._budgets[number].id,
+            window_start_us=start_us,
+            window_end_us=found.window_end_us,
+            partition=partition,
+            control_version=self._version,
+            offset=offset,
+            cost_pico=found.cost_pico,
+            tokens=found.tokens,
+            definition=self._definitions[number],
+            layout=self.layout,
+        )
 
     def _groups(self, rows: pa.Table, amounts: _Amounts) -> Iterator[_Group]:
         """Adds rows up by (partition, budget, window): one packed key per (row, budget), one sort, one pass."""

@@ -29,7 +29,7 @@ from meterhouse.ingest.log import (
 )
 from meterhouse.streams.alerts import AlertOutbox, OutboxUnavailable
 from meterhouse.streams.budget_book import BudgetBook, state_record_key
-from meterhouse.streams.budget_totals import BudgetTotal
+from meterhouse.streams.budget_totals import LayoutMark, read_total
 from meterhouse.streams.control import Snapshot
 
 POLL_RECORDS: Final = 10_000  # 2 MB of totals, 0.1 s of work: a stop is heard within that
@@ -143,7 +143,11 @@ class EmbeddedBudgetWorker:
         if value is None:
             self._book.forget(key)
         else:
-            self._book.apply(BudgetTotal.from_json(value))
+            said = read_total(key, value)
+            if isinstance(said, LayoutMark):
+                self._book.mark(said)
+            else:
+                self._book.apply(said)
 
     def _each(self, records: Records, take: Callable[[bytes, bytes | None], None]) -> None:
         """Gives each record to `take`; one that it cannot read is skipped, aloud: reading it again would not help, and

@@ -150,7 +150,8 @@ class Ledger(Protocol):
         another ledger knew of more. From then on this ledger commits, and looks for keys, under that layout.
 
         A growth is one transaction that touches every position, so each other commit comes wholly before it, or is
-        fenced. Raises LedgerUnavailable.
+        fenced. It moves the newest arrival of all partitions to each of them: keys go with their tenants, and must not
+        have arrived after what their new partition reads next. Raises LedgerUnavailable.
         """
         ...
 

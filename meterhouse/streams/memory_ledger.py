@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, localcontext
 from threading import Lock
 from typing import Final
@@ -79,9 +79,13 @@ class MemoryLedger:
 
     def seed(self, partitions: int) -> int:
         with self.store.lock:
-            self.store.layout = max(self.store.layout, partitions)
-            for partition in range(self.store.layout):
-                self.store.positions.setdefault(partition, Position())
+            if partitions > self.store.layout:
+                self.store.layout, old = partitions, self.store.positions
+                arrived = [position.arrived_us for position in old.values() if position.arrived_us is not None]
+                newest_us = max(arrived, default=None)
+                self.store.positions = {
+                    p: replace(old.get(p, Position()), arrived_us=newest_us) for p in range(partitions)
+                }
             self._layout = self.store.layout
             return self._layout
 

@@ -1,39 +1,52 @@
 """The meter: the loop from the log to the ledger.
 
-It alone decodes, dedupes and rates. Two outputs leave it: cumulative budget totals at once, and the ledger's commit,
-which runs on a thread of its own beside reading, so that it delays neither totals nor throughput.
+It alone decodes, dedupes and rates. Two outputs leave it: cumulative budget totals at once, and the ledger's commit.
+Both run beside reading (`totals_publisher`, `committer`), so neither delays the other.
 
-Where it stands is the lake's business: on assignment it reads the stored positions, rebuilds dedupe index and totals
-from the same lake, and seeks there. Anything that goes wrong with a commit ends in the same place: drop what is
-buffered, read the stored positions, start again from them.
+Where it stands is the lake's business: a partition is *taken over* by reading its stored position, rebuilding its
+dedupe index and totals from the same lake, and reading on from there. Whatever goes wrong with a partition ends in the
+same place: its work is dropped and, if it is still ours, it is taken over again.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Event
-from typing import Final, TypeVar
+from time import monotonic, perf_counter
+from typing import Final
 
+import pyarrow as pa
 import structlog
 
-from meterhouse.ingest.batch import Forward
 from meterhouse.ingest.decode import Decoder
-from meterhouse.ingest.encode import single_message
 from meterhouse.ingest.event import Lateness
-from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, Consumer, EventLog, Records
-from meterhouse.streams.budget import BudgetTotal, BudgetTotals
+from meterhouse.ingest.log import (
+    USAGE_EVENTS,
+    Consumer,
+    EventLog,
+    LogUnavailable,
+    Records,
+)
+from meterhouse.streams.budget_totals import BudgetTotal, BudgetTotals, LayoutMark
+from meterhouse.streams.committer import Committer, Dropped, MeterStopped
 from meterhouse.streams.control import Snapshot
 from meterhouse.streams.dedupe import DedupeIndex
-from meterhouse.streams.ledger import Fenced, Ledger, LedgerUnavailable, Position, Processed
-from meterhouse.streams.pipeline import merge_all, process
+from meterhouse.streams.ledger import Ledger, Position
+from meterhouse.streams.meter_buffer import Buffer, Work, events_read
+from meterhouse.streams.meter_watch import Lag, MeterHooks
+from meterhouse.streams.pipeline import process
 from meterhouse.streams.rate_card import compile_rates
+from meterhouse.streams.totals_publisher import TotalsPublisher
 
-T = TypeVar("T")
+__all__ = ["Meter", "MeterSettings", "MeterStopped", "Progress"]
+
 _HOUR_US: Final = 3_600 * 1_000_000
+FLUSH_S: Final = 30.0
+"""For the last totals at the end of a run: a leader that died is replaced in a few seconds."""
+TAKE_OVER_TRIES: Final = 5
+"""A partition that another meter moves while it is being taken over; each of its commits is its last."""
 _log = structlog.get_logger("meterhouse.meter")
 
 
@@ -46,8 +59,12 @@ class MeterSettings:
     commit_every_s: float = 1.0  # a catalogue takes tens of commits a second; readers want seconds
     commit_events: int = 200_000  # the catalogue's share of a commit, 0.15 s whatever its size, is then small
     buffer_events: int = 400_000  # about 150 MB; beyond it reading stops and lag shows it
+    buffer_bytes: int = (
+        128 * 2**20
+    )  # of rejects and forwards, which carry their payloads; commits are due at half of it
     control_every_s: float = 1.0
-    commit_attempts: int = 12  # with backoff up to 5 s about 40 s of trouble, then stop loudly
+    lag_every_s: float = 1.0  # asking the broker for its ends takes milliseconds
+    commit_attempts: int = 70  # with backoff up to 5 s about three minutes of trouble, then stop loudly
     window_hours: int = 35 * 24  # the dedupe window, of arrival
     lateness: Lateness = field(default_factory=Lateness)
 
@@ -62,34 +79,10 @@ class Progress:
     lag_records: int
 
 
-class MeterStopped(Exception):
-    """The meter gave up; the message says why and what to do."""
-
-
-@dataclass(slots=True)
-class _Buffer:
-    """What is processed and not committed: units in order, and the events they hold."""
-
-    units: list[Processed] = field(default_factory=list)
-    events: int = 0
-    since_us: int = 0
-
-    def add(self, unit: Processed, now_us: int) -> None:
-        if not self.units:
-            self.since_us = now_us
-        self.units.append(unit)
-        self.events += events_read(unit)
-
-
-def events_read(unit: Processed) -> int:
-    return sum(unit.after[p].counts.read - unit.before[p].counts.read for p in unit.after)
-
-
 class Meter:
     """Meters `usage.events` into a ledger until stopped.
 
-    `snapshots` returns the control data in force (cheap: it is called every `control_every_s`). `between_commits` runs
-    on the ledger's thread after a commit, while no transaction is open: the place for maintenance.
+    `snapshots` returns the control data in force (cheap: it is called every `control_every_s`).
     """
 
     def __init__(
@@ -100,27 +93,32 @@ class Meter:
         snapshots: Callable[[], Snapshot],
         clock: Callable[[], int],
         settings: MeterSettings | None = None,
-        between_commits: Callable[[], None] | None = None,
+        hooks: MeterHooks | None = None,
     ) -> None:
         self._log = log
         self._ledger = ledger
         self._snapshots = snapshots
         self._clock = clock
         self.settings = settings or MeterSettings()
-        self._between_commits = between_commits
+        hooks = hooks or MeterHooks()
+        self._watch = hooks.watch
         self._decoder = Decoder()
         self._snapshot = snapshots()
         self._rates = compile_rates(self._snapshot)
         self._tenants = self._snapshot.known_tenants
+        self._layout = 0  # the lake's; 0: nothing was taken over yet
         self._totals = BudgetTotals(self._snapshot, self.settings.lateness)
         self._control_checked_us = clock()
         self._positions: dict[int, Position] = {}  # processed up to, of the partitions that are ours
         self._indexes: dict[int, DedupeIndex] = {}
-        self._buffer = _Buffer()
-        self._in_flight: tuple[Future[int], Processed] | None = None
+        self._dropped: frozenset[int] = frozenset()  # perhaps ours still: to be taken over again
+        self._buffer = Buffer()
         self._processed = self._committed = self._records = 0
-        self._stop = Event()
-        self._ledger_thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._lag = Lag()
+        self._lag_seen_s = -1e9
+        self._totals_out = TotalsPublisher(log)
+        self._committer = Committer(log, ledger, attempts=self.settings.commit_attempts, hooks=hooks)
+        self._closed = False
         self._consumer: Consumer = log.consumer(USAGE_EVENTS, on_assign=self._assigned, on_revoke=self._revoked)
 
     # -- the loop ------------------------------------------------------------------------------------------------
@@ -134,26 +132,40 @@ class Meter:
     ) -> None:
         """Runs until `stop` is set, or with `until_idle` until all that the log holds is committed.
 
-        What is processed when it stops is committed first. Raises MeterStopped.
+        What is processed when it stops is committed first or, where the ledger is away, dropped whole: it is read
+        again. Raises MeterStopped.
         """
-        self._stop = stop
-        while not stop.is_set():
-            idle = not self.step()
-            if progress is not None:
-                progress(self.progress())
-            if until_idle and idle and self._drained():
-                break
-        self._commit_all()
+        self._committer.stop = stop
+        try:
+            while not stop.is_set():
+                idle = not self.step()
+                if progress is not None:
+                    progress(self.progress())
+                if until_idle and idle and self._is_drained():
+                    break
+            self.finish()
+        except Dropped as dropped:
+            _log.warning("stopped without a last commit; it is read again", reason=str(dropped))
 
     def step(self) -> bool:
-        """One turn: poll, process, publish totals, and start a commit when one is due. False: nothing was there."""
-        self._settle(block=self._buffer.events >= self.settings.buffer_events)
+        """One turn: poll, process, offer totals, and start a commit when one is due. False: nothing was there."""
+        full = self._buffer.events >= self.settings.buffer_events
+        self._settle(block=full or self._buffer.payload_bytes >= self.settings.buffer_bytes)
         self._follow_control()
         polled = self._consumer.poll(self.settings.poll_records, self.settings.poll_timeout_s)
+        if self._dropped:
+            polled = self._take_over_again(polled)
         if polled:
             self._process(polled)
         self._start_commit()
+        self._look_at_lag()
         return bool(polled)
+
+    def finish(self) -> None:
+        """Commits all that is processed and publishes its totals. Raises MeterStopped, Dropped."""
+        self._commit_all()
+        if not self._totals_out.flush(FLUSH_S):
+            _log.warning("the last budget totals are not published; the next meter says them again")
 
     @property
     def committed(self) -> int:
@@ -161,39 +173,33 @@ class Meter:
         return self._committed
 
     def progress(self) -> Progress:
-        ends = self._log.end_offsets(USAGE_EVENTS)
-        lag = sum(end - self._positions[p].next_offset for p, end in ends.items() if p in self._positions)
-        return Progress(self._processed, self._committed, self._records, lag)
+        """As of the last look at the log's end, which is at most `lag_every_s` old."""
+        return Progress(self._processed, self._committed, self._records, self._lag.total_records)
 
     def close(self) -> None:
-        """Releases the consumer and the ledger's thread; what is not committed is read again by the next meter."""
+        """Releases the consumer and the threads; what is not committed is read again by the next meter."""
+        self._closed = True
         self._consumer.close()
-        self._ledger_thread.shutdown(wait=True)
+        self._committer.close()
+        self._totals_out.close()
+        self._decoder.close()
 
     # -- reading -------------------------------------------------------------------------------------------------
 
     def _process(self, polled: Sequence[Records]) -> None:
-        decoded = self._decoder.decode(polled, tenants=self._tenants, lateness=self.settings.lateness)
-        self._forward(decoded.forwards)
+        begin_s = perf_counter()
+        decoded = self._decoder.decode(
+            polled, tenants=self._tenants, lateness=self.settings.lateness, partitions=self._layout
+        )
         before = {records.partition: self._positions[records.partition] for records in polled}
         unit = process(polled, decoded, before, self._indexes, self._rates)
         self._positions.update(unit.after)
-        self._buffer.add(unit, self._clock())
+        self._totals_out.offer(self._totals.add(unit.minutes, unit.after))
+        self._buffer.add(Work(unit, decoded.forwards), self._clock())
         self._processed += events_read(unit)
-        self._records += sum(len(records) for records in polled)
-        self._publish(self._totals.add(unit.minutes, unit.after))
-
-    def _forward(self, forwards: Sequence[Forward]) -> None:
-        """Publishes misplaced events under their tenant's key, before the commit that counts them as forwarded: a
-        crash between the two publishes them again, and their own partition drops the duplicate."""
-        if forwards:
-            self._log.append(USAGE_EVENTS, [single_message(forward.tenant, forward.payload) for forward in forwards])
-
-    def _publish(self, totals: Sequence[BudgetTotal]) -> None:
-        if not totals:
-            return
-        partitions = self._log.partitions(BUDGET_TOTALS)
-        self._log.append(BUDGET_TOTALS, [total.message(partitions) for total in totals])
+        records = sum(len(run) for run in polled)
+        self._records += records
+        self._watch.processed(unit, records, perf_counter() - begin_s)
 
     def _follow_control(self) -> None:
         """Takes over new control data at a batch boundary: what was rated before is committed first, so that totals
@@ -209,127 +215,160 @@ class Meter:
         self._snapshot = snapshot
         self._rates = compile_rates(snapshot)
         self._tenants = snapshot.known_tenants
-        self._totals = BudgetTotals(snapshot, self.settings.lateness)
-        self._start_totals(self._positions)
+        self._totals = BudgetTotals(snapshot, self.settings.lateness, self._layout)
+        edges = self._edges(self._positions)
+        self._start_totals(self._positions, edges, self._committer.ask(lambda: self._ledger.spend(edges)))
         _log.info("control data taken over", version=snapshot.version)
 
-    # -- assignment ----------------------------------------------------------------------------------------------
+    def _look_at_lag(self) -> None:
+        if monotonic() - self._lag_seen_s < self.settings.lag_every_s:
+            return
+        self._lag_seen_s = monotonic()
+        try:
+            ends = self._log.end_offsets(USAGE_EVENTS)
+        except LogUnavailable as away:
+            _log.warning("the log does not tell its end", reason=str(away))
+            return
+        now_us = self._clock()
+        records = {p: max(0, ends.get(p, 0) - position.next_offset) for p, position in self._positions.items()}
+        seconds = {
+            p: max(0.0, (now_us - position.arrived_us) / 1e6) if records[p] else 0.0
+            for p, position in self._positions.items()
+            if position.arrived_us is not None
+        }
+        self._lag = Lag(records, seconds)
+        indexes = self._indexes.values()
+        sizes = sum(map(len, indexes)), sum(index.nbytes for index in indexes)
+        self._watch.stands(self._lag, self._buffer.events, *sizes)
+
+    # -- partitions come and go ----------------------------------------------------------------------------------
 
     def _assigned(self, partitions: frozenset[int]) -> Mapping[int, int]:
         self._settle(block=True)
-        positions = self._on_ledger(lambda: self._load(partitions))
+        return self._take_over(partitions)
+
+    def _revoked(self, partitions: frozenset[int]) -> None:
+        if not self._closed:
+            self._commit_all()
+        self._drop(partitions)
+        self._dropped -= partitions
+
+    def _drop(self, partitions: frozenset[int]) -> None:
+        """Forgets partitions and what was done on them since their last commit."""
+        self._buffer = self._buffer.without(partitions)
+        for partition in partitions:
+            self._positions.pop(partition, None)
+            self._indexes.pop(partition, None)
+            self._totals.drop(partition)
+        self._dropped |= partitions
+
+    def _take_over_again(self, polled: Sequence[Records]) -> list[Records]:
+        """Takes over what was dropped and is still ours; returns what was polled of the others."""
+        ours, self._dropped = self._dropped & self._consumer.assignment(), frozenset()
+        if ours:
+            for partition, offset in self._take_over(ours).items():
+                self._consumer.seek(partition, offset)
+        return [records for records in polled if records.partition not in ours | self._dropped]
+
+    def _take_over(self, partitions: frozenset[int]) -> Mapping[int, int]:
+        """Goes on with partitions from where the lake stands: returns the offsets to read from."""
+        self._dropped -= partitions
+        known = self._committer.patiently(lambda: self._log.partitions(USAGE_EVENTS))
+        layout = self._committer.ask(lambda: self._ledger.seed(max(known, max(partitions) + 1)))
+        if layout != self._layout:
+            # All that is held was read under the former layout: tenants may belong elsewhere now.
+            self._drop(frozenset(self._positions) - partitions)
+            self._layout = layout
+            self._totals = BudgetTotals(self._snapshot, self.settings.lateness, layout)
+        for _ in range(TAKE_OVER_TRIES):
+            stored = self._committer.ask(self._ledger.positions)
+            positions = {p: stored[p] for p in partitions}
+            edges = self._edges(positions)
+            indexes, spend, after = self._committer.ask(partial(self._load, positions, edges))
+            if all(after[p] == position for p, position in positions.items()):
+                break
+        else:
+            raise MeterStopped(
+                f"partitions {sorted(partitions)} are moved by another meter all the time: stop one of them"
+            )
         self._positions.update(positions)
-        self._start_totals(positions)
+        self._indexes.update(indexes)
+        self._start_totals(positions, edges, spend)
         return {p: position.next_offset for p, position in positions.items()}
 
-    def _load(self, partitions: frozenset[int]) -> dict[int, Position]:
-        """The stored positions of `partitions`, and their dedupe indexes rebuilt from the lake."""
-        self._ledger.seed(max(partitions) + 1)
-        stored = self._ledger.positions()
-        for partition in partitions:
-            index = DedupeIndex(self.settings.window_hours)
-            arrived_us = stored[partition].arrived_us
-            if arrived_us is not None:
-                since_hour = arrived_us // _HOUR_US - self.settings.window_hours
-                for keys in self._ledger.accepted_keys(partition, since_hour):
-                    index.insert(keys.halves, keys.arrived_hour)
-            self._indexes[partition] = index
-        return {p: stored[p] for p in partitions}
+    def _load(
+        self, positions: Mapping[int, Position], edges: Sequence[int]
+    ) -> tuple[dict[int, DedupeIndex], pa.Table, Mapping[int, Position]]:
+        """Dedupe indexes and spend from the lake, and the positions as they are after reading both."""
+        indexes = {partition: self._index(partition, position) for partition, position in positions.items()}
+        return indexes, self._ledger.spend(edges), self._ledger.positions()
 
-    def _start_totals(self, positions: Mapping[int, Position]) -> None:
+    def _index(self, partition: int, position: Position) -> DedupeIndex:
+        index = DedupeIndex(self.settings.window_hours)
+        newest_us = position.arrived_us
+        if newest_us is not None:
+            for keys in self._ledger.accepted_keys(partition, newest_us // _HOUR_US - self.settings.window_hours):
+                index.insert(keys.halves, keys.arrived_hour)
+        return index
+
+    # -- totals --------------------------------------------------------------------------------------------------
+
+    def _start_totals(self, positions: Mapping[int, Position], edges: Sequence[int], spend: pa.Table) -> None:
         """Starts the totals of `positions` from the lake; call only while nothing of them is uncommitted."""
-        edges = self._totals.edges(*self._arrivals(positions))
-        spend = self._on_ledger(lambda: self._ledger.spend(edges))
-        started: list[BudgetTotal] = []
+        started: list[BudgetTotal | LayoutMark] = []
         for partition, position in positions.items():
             started += self._totals.start(partition, spend, edges, position.next_offset)
-        self._publish(started)
+        self._totals_out.offer([*started, *(LayoutMark(partition, self._layout) for partition in positions)])
+
+    def _edges(self, positions: Mapping[int, Position]) -> list[int]:
+        """Edges of the windows that can still change, from the earliest arrival to be read to the latest one read."""
+        return self._totals.edges(*self._committer.patiently(lambda: self._arrivals(positions)))
 
     def _arrivals(self, positions: Mapping[int, Position]) -> tuple[int, int]:
         """The earliest arrival still to be read and the latest one read: now, where the meter keeps up."""
         now_us = self._clock()
         oldest, newest = now_us, now_us
+        ends = self._log.end_offsets(USAGE_EVENTS)
         for partition, position in positions.items():
             newest = max(newest, position.arrived_us or newest)
-            if unread := self._log.read(USAGE_EVENTS, partition, position.next_offset, 1):
-                oldest = min(oldest, unread.appended_us[0])
+            if position.next_offset < ends.get(partition, 0):
+                unread = self._log.read(USAGE_EVENTS, partition, position.next_offset, 1)
+                oldest = min([oldest, *unread.appended_us[:1]])
         return oldest, newest
-
-    def _revoked(self, partitions: frozenset[int]) -> None:
-        self._commit_all()
-        for partition in partitions:
-            self._positions.pop(partition, None)
-            self._indexes.pop(partition, None)
-            self._totals.drop(partition)
 
     # -- committing ----------------------------------------------------------------------------------------------
 
     def _start_commit(self, *, force: bool = False) -> None:
         """Hands the buffer to the ledger's thread when it is due: full enough or old enough."""
-        if self._in_flight is not None or not self._buffer.units:
+        buffer = self._buffer
+        if self._committer.is_busy or not buffer.work:
             return
-        age_us = self._clock() - self._buffer.since_us
-        due = self._buffer.events >= self.settings.commit_events or age_us >= self.settings.commit_every_s * 1e6
-        if due or force:
-            units = self._buffer.units
-            self._buffer = _Buffer()
-            unit = merge_all(units)
-            self._in_flight = (self._ledger_thread.submit(self._commit, unit), unit)
-
-    def _commit(self, unit: Processed) -> int:
-        """On the ledger's thread: commits with backoff and jitter while the ledger is unavailable."""
-        for attempt in range(self.settings.commit_attempts):
-            try:
-                snapshot_id = self._ledger.commit(unit)
-            except LedgerUnavailable as trouble:
-                delay_s = min(5.0, 0.05 * 2**attempt) * random.uniform(0.5, 1.0)
-                _log.warning("commit will be tried again", reason=str(trouble), delay_s=round(delay_s, 2))
-                self._stop.wait(delay_s)
-            else:
-                if self._between_commits is not None:
-                    self._between_commits()
-                return snapshot_id
-        raise MeterStopped(
-            f"the ledger did not take a commit in {self.settings.commit_attempts} tries; nothing is lost: the log keeps"
-            " the events. See to the catalogue and the disk, then start the meter again."
-        )
+        age_us = self._clock() - buffer.since_us
+        due = buffer.events >= self.settings.commit_events or age_us >= self.settings.commit_every_s * 1e6
+        if due or force or buffer.payload_bytes >= self.settings.buffer_bytes // 2:
+            self._buffer = Buffer()
+            self._committer.start(buffer.unit(), buffer.messages())
 
     def _settle(self, *, block: bool) -> None:
         """Takes the outcome of the commit in flight, if it has one (waits for it when `block`)."""
-        if self._in_flight is None:
+        outcome = self._committer.outcome(wait=block)
+        if outcome is None:
             return
-        future, unit = self._in_flight
-        if block:
-            wait_for([future])
-        if not future.done():
-            return
-        self._in_flight = None
-        try:
-            future.result()
-        except Fenced as fenced:
-            self._start_over(fenced)
-        else:
-            self._committed += events_read(unit)
+        if outcome.committed is not None:
+            self._committed += events_read(outcome.committed)
+        if outcome.fenced:
+            self._drop(outcome.fenced)
 
     def _commit_all(self) -> None:
-        while self._in_flight is not None or self._buffer.units:
+        while self._committer.is_busy or self._buffer.work:
             self._settle(block=True)
             self._start_commit(force=True)
 
-    def _start_over(self, fenced: Fenced) -> None:
-        """Another meter moved a partition: all that is buffered is dropped and read again from the stored positions."""
-        _log.warning("commit fenced", partition=fenced.partition, expected=fenced.expected, stored=fenced.stored)
-        self._buffer = _Buffer()
-        self._totals = BudgetTotals(self._snapshot, self.settings.lateness)
-        for partition, offset in self._assigned(frozenset(self._positions)).items():
-            self._consumer.seek(partition, offset)
-
-    def _drained(self) -> bool:
-        """Nothing buffered, nothing in flight, nothing unread."""
+    def _is_drained(self) -> bool:
+        """Nothing buffered, nothing in flight and, of whichever meter, nothing unread."""
         self._commit_all()
-        ends = self._log.end_offsets(USAGE_EVENTS)
-        return all(self._positions.get(p, Position()).next_offset >= end for p, end in ends.items())
-
-    def _on_ledger(self, call: Callable[[], T]) -> T:
-        """The ledger belongs to one thread: everything that asks it goes there."""
-        return self._ledger_thread.submit(call).result()
+        ends = self._committer.patiently(lambda: self._log.end_offsets(USAGE_EVENTS))
+        if any(position.next_offset < ends.get(p, 0) for p, position in self._positions.items()):
+            return False
+        stored = self._committer.ask(self._ledger.positions)
+        return all(stored.get(p, Position()).next_offset >= end for p, end in ends.items())

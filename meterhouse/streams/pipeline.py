@@ -7,13 +7,14 @@ alone: however a log is cut into runs, the merged results are equal.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from meterhouse.ingest.batch import EVENT_SCHEMA, TIME, Decoded
 from meterhouse.ingest.event import REQUEST_TYPE, TOKEN_KINDS
@@ -117,6 +118,30 @@ def merge_all(units: Sequence[Processed]) -> Processed:
         rejects=[reject for unit in units for reject in unit.rejects],
         before=before,
         after=after,
+    )
+
+
+def without(unit: Processed, partitions: Collection[int]) -> Processed | None:
+    """The part of a unit that is of other partitions; None: there is none."""
+    before = {p: position for p, position in unit.before.items() if p not in partitions}
+    if len(before) == len(unit.before):
+        return unit
+    if not before:
+        return None
+    ours = pa.array(sorted(before), pa.int32())
+
+    def kept(table: pa.Table) -> pa.Table:
+        return table.filter(pc.is_in(table["partition"], value_set=ours))
+
+    return Processed(
+        charges=kept(unit.charges),
+        node_events=kept(unit.node_events),
+        minutes=kept(unit.minutes),
+        hours=kept(unit.hours),
+        latency=kept(unit.latency),
+        rejects=[reject for reject in unit.rejects if reject.partition in before],
+        before=before,
+        after={p: unit.after[p] for p in before},
     )
 
 

@@ -90,15 +90,17 @@ class LakeLedger:
 
     def _grow(self, there: Sequence[int], layout: int, lacking: frozenset[str]) -> None:
         """Makes what positions are missing, and moves all to the layout: commits under the former one conflict."""
-        for partition in range(layout):
-            table = position_table(partition)
-            if table in lacking:
-                self._cursor.execute(f"ALTER TABLE {table} ADD COLUMN {LAYOUT} BIGINT")
-            if partition in there:
-                self._cursor.execute(f"UPDATE {table} SET {LAYOUT} = ?", [layout])
-            else:
-                for statement in create_position_sql(partition, layout):
-                    self._cursor.execute(statement)
+        for table in sorted(lacking):
+            self._cursor.execute(f"ALTER TABLE {table} ADD COLUMN {LAYOUT} BIGINT")
+        arrived = [self._cursor.execute(f"SELECT arrived_us FROM {position_table(p)}").fetchone() for p in there]
+        newest_us = max((row[0] for row in arrived if row is not None and row[0] is not None), default=None)
+        for partition in there:
+            self._cursor.execute(
+                f"UPDATE {position_table(partition)} SET {LAYOUT} = ?, arrived_us = ?", [layout, newest_us]
+            )
+        for partition in sorted(set(range(layout)) - set(there)):
+            for statement in create_position_sql(partition, layout, newest_us):
+                self._cursor.execute(statement)
         self._cursor.execute(create_positions_view_sql(layout))
 
     def positions(self) -> dict[int, Position]:

@@ -132,16 +132,16 @@ def position_table(partition: int) -> str:
     return f"{_POSITION}{partition:d}"
 
 
-def create_position_sql(partition: int, layout: int) -> list[str]:
+def create_position_sql(partition: int, layout: int, arrived_us: int | None) -> list[str]:
     """Statements that make and seed a partition's position table."""
     numbers = ", ".join(
         f"{quoted(name)} BIGINT{' NOT NULL' if name != 'arrived_us' else ''}" for name in POSITION_COLUMNS
     )
     zeros = ", ".join("0" for _ in POSITION_COLUMNS[:-1])
-    table = position_table(partition)
+    table, arrived = position_table(partition), "NULL" if arrived_us is None else f"{arrived_us:d}"
     return [
         f"CREATE TABLE {table} ({numbers}, {LAYOUT} BIGINT)",
-        f"INSERT INTO {table} VALUES ({zeros}, NULL, {layout:d})",
+        f"INSERT INTO {table} VALUES ({zeros}, {arrived}, {layout:d})",
     ]
 
 

@@ -77,7 +77,8 @@ def test_partitions_may_grow_and_the_old_ones_keep_their_place(ledger: Ledger) -
     first = unit(Shape())
     ledger.commit(first)
     ledger.seed(6)
-    assert ledger.positions() == {0: first.after[0], **{p: Position() for p in range(1, 6)}}
+    arrived_us = first.after[0].arrived_us
+    assert ledger.positions() == {0: first.after[0], **{p: Position(arrived_us=arrived_us) for p in range(1, 6)}}
     ledger.seed(3)  # fewer: nothing shrinks
     assert len(ledger.positions()) == 6
     ledger.commit(unit(Shape(partition=5)))

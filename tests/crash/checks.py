@@ -6,6 +6,7 @@ product works out any of it: charges are added up one by one, in integers.
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from tests.oracle import books
 
 SHOWN: Final = 5
 """Differences that are told of one kind: the first ones say what is wrong."""
+MARK: Final = b"|layout|"
+"""What the key of a layout's mark begins with, among the totals."""
 READ_RECORDS: Final = 20_000
 
 
@@ -42,9 +45,10 @@ def differences(scene: Scene) -> list[str]:
     with scene.lake.read() as cursor:
         told = [*_against_oracle(cursor, scene.stream), *_against_log(cursor, scene)]
         charges = _billed(cursor)
-    totals = list(_totals(scene.log))
+    layouts = _layouts(scene.log)
+    totals = [total for total in _totals(scene.log) if total.layout >= layouts[total.partition]]
     told += _against_totals(charges, totals, scene.stream.control)
-    newest = {total.key(): total for total in sorted(totals, key=lambda t: (t.control_version, t.offset))}
+    newest = {total.key(): total for total in sorted(totals, key=_age)}
     verified = verify(scene.lake, scene.snapshot, list(newest.values()))
     told += [
         f"verify: law {law.law}, {law.name}: {law.left} against {law.right}"
@@ -183,9 +187,23 @@ def _billed(cursor: duckdb.DuckDBPyConnection) -> list[_Billed]:
 
 def _totals(log: EventLog) -> Iterator[BudgetTotal]:
     for run in whole(log, BUDGET_TOTALS):
-        for value in run.values:
-            if value is not None:
+        for key, value in zip(run.keys, run.values, strict=True):
+            if value is not None and not (key or b"").startswith(MARK):
                 yield BudgetTotal.from_json(value)
+
+
+def _layouts(log: EventLog) -> dict[int, int]:
+    """Under which layout each partition's totals are said."""
+    marks = [
+        json.loads(value or b"")
+        for run in whole(log, BUDGET_TOTALS)
+        for key, value in zip(run.keys, run.values, strict=True)
+        if (key or b"").startswith(MARK)
+    ]
+    layouts: dict[int, int] = defaultdict(int)
+    for mark in marks:
+        layouts[mark["partition"]] = max(layouts[mark["partition"]], mark["layout"])
+    return layouts
 
 
 def _against_totals(charges: list[_Billed], totals: list[BudgetTotal], control: books.Control) -> Iterator[str]:
@@ -207,7 +225,7 @@ def _against_totals(charges: list[_Billed], totals: list[BudgetTotal], control: 
     for total in totals:
         key = (total.budget_id, total.window_start_us, total.partition)
         said[key].append(total)
-        if key not in newest or (total.control_version, total.offset) >= _age(newest[key]):
+        if key not in newest or _age(total) >= _age(newest[key]):
             newest[key] = total
     for key, of_key in sorted(said.items()):
         wrong += _false_totals(of_key, by_window.get(key, []))
@@ -223,8 +241,8 @@ def _against_totals(charges: list[_Billed], totals: list[BudgetTotal], control: 
         yield f"budget.totals: {len(wrong)} are wrong"
 
 
-def _age(total: BudgetTotal) -> tuple[int, int]:
-    return (total.control_version, total.offset)
+def _age(total: BudgetTotal) -> tuple[int, int, int]:
+    return (total.control_version, total.layout, total.offset)
 
 
 def _false_totals(totals: list[BudgetTotal], charges: list[_Billed]) -> Iterator[str]:

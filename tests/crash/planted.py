@@ -20,7 +20,7 @@ from meterhouse.ingest.decode import Decoder
 from meterhouse.ingest.event import Lateness
 from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, Message
 from meterhouse.ingest.sqlite_log import SqliteLog
-from meterhouse.streams.budget import BudgetTotal
+from meterhouse.streams.budget_totals import LayoutMark, read_total
 from meterhouse.streams.ledger import Position, Processed
 from meterhouse.streams.meter import Meter
 from meterhouse.streams.pipeline import DedupeIndex
@@ -197,8 +197,11 @@ def _claimed(value: bytes | None, key: bytes | None) -> bytes | None:
 
 def totals_at_a_wrong_offset(stack: ExitStack, _: Die) -> None:
     def earlier(messages: Sequence[Message]) -> list[Message]:
-        told = [BudgetTotal.from_json(message.value or b"") for message in messages]
-        return [replace(total, offset=max(0, total.offset - 1)).message(1) for total in told]
+        told = [(read_total(message.key or b"", message.value or b""), message) for message in messages]
+        return [
+            message if isinstance(said, LayoutMark) else replace(said, offset=max(0, said.offset - 1)).message(1)
+            for said, message in told
+        ]
 
     _on_append(stack, BUDGET_TOTALS, earlier)
 
@@ -264,6 +267,26 @@ def counts_start_anew(stack: ExitStack, _: Die) -> None:
     stack.enter_context(patch.object(LakeLedger, "positions", bare))
 
 
+def totals_of_a_former_layout_stand(stack: ExitStack, _: Die) -> None:
+    stack.enter_context(patch.object(LayoutMark, "messages", lambda *_: []))
+
+
+def growth_without_a_fence(stack: ExitStack, _: Die) -> None:
+    """What was read before the topic grew is committed after it."""
+    seed = LakeLedger.seed
+
+    def seeded(ledger: LakeLedger, partitions: int) -> int:
+        layout = seed(ledger, partitions)
+        ledger._layout = None
+        return layout
+
+    stack.enter_context(patch.object(LakeLedger, "seed", seeded))
+
+
+def keys_left_behind_when_the_topic_grows(stack: ExitStack, _: Die) -> None:
+    stack.enter_context(patch.object(LakeLedger, "_moved_to", lambda *_: []))
+
+
 BUGS: Final[Mapping[str, Plant]] = {
     plant.__name__: plant
     for plant in (
@@ -286,6 +309,9 @@ BUGS: Final[Mapping[str, Plant]] = {
         rollup_written_twice,
         read_on_one_too_far,
         counts_start_anew,
+        totals_of_a_former_layout_stand,
+        growth_without_a_fence,
+        keys_left_behind_when_the_topic_grows,
     )
 }
 

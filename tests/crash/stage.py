@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
-from meterhouse.ingest.log import USAGE_EVENTS, Message, OnAssign, OnRevoke, Records, TopicSpec
+from meterhouse.ingest.log import USAGE_EVENTS, USAGE_REJECTED, Message, OnAssign, OnRevoke, Records, TopicSpec
 from meterhouse.ingest.sqlite_log import SqliteLog
 from meterhouse.streams.budget_worker import budget_topics
 from meterhouse.streams.ledger import Fenced
@@ -29,6 +29,7 @@ from tests.crash.stream import Book, Entry, Stream, control_text
 from tests.oracle import books
 
 PARTITIONS: Final = 3
+GROWTHS: Final = 2
 IDLE_STEPS: Final = 500
 """Turns within which a stream of these tests is read to its end, many times over."""
 
@@ -123,7 +124,9 @@ class Stage:
         self.stream = Stream(self.seed, self.now_us, books.read_control(path))
         self.log = SqliteLog(self.folder / "log.sqlite", clock=lambda: self.now_us, max_bytes=2**30)
         self._closing.callback(self.log.close)
-        self.log.create_topics([TopicSpec(USAGE_EVENTS, PARTITIONS), *budget_topics(partitions=1)])
+        self.log.create_topics(
+            [TopicSpec(USAGE_EVENTS, PARTITIONS), TopicSpec(USAGE_REJECTED, 1), *budget_topics(partitions=1)]
+        )
         config = LakeConfig(self.folder / "lake.sqlite", self.folder / "data")
         self.lake = self._closing.enter_context(Lake.open(config))
         return self
@@ -140,7 +143,15 @@ class Stage:
         entries = self.stream.take(events)
         again = entries[-10:] if self.rng.random() < 0.3 else []
         partitions = self.log.partitions(USAGE_EVENTS)
+        if partitions > PARTITIONS and self.rng.random() < 0.2:
+            partitions -= 1  # a publisher that does not know yet that the topic grew
         self.log.append(USAGE_EVENTS, [_message(entry, partitions) for entry in (*entries, *again)])
+
+    def grow(self) -> None:
+        """One partition more: tenants move. The group learns of it at its next rebalance."""
+        partitions = self.log.partitions(USAGE_EVENTS)
+        if partitions < PARTITIONS + GROWTHS:
+            self.log.create_topics([TopicSpec(USAGE_EVENTS, partitions + 1)])
 
     def join(self) -> None:
         log = _GroupLog(self.log)
@@ -183,7 +194,7 @@ class Stage:
     def wake(self, member: Member) -> None:
         """The zombie goes on where it was, with what it has read, and learns of the rebalance only then."""
         member.is_paused = False
-        self._attempt(member, lambda: member.meter._commit_all())
+        self._attempt(member, member.meter.finish)
         if member in self.members:
             member.consumer.wanted = frozenset()
             self._step(member)
@@ -207,6 +218,8 @@ class Stage:
                 self.wake(asleep[0])
             elif draw < 0.36:
                 self.rebalance()
+            elif draw < 0.38:
+                self.grow()
             else:
                 self._step(self.rng.choice(awake))
 
@@ -229,10 +242,13 @@ class Stage:
             if not self.members:
                 self.join()
             read = [self._step(member) for member in list(self.members)]
-            if not any(read):
+            if any(read):
+                continue
+            ends = self.log.end_offsets(USAGE_EVENTS)
+            for member in list(self.members):
+                self._attempt(member, member.meter.finish)
+            if self.log.end_offsets(USAGE_EVENTS) == ends:  # a commit may have forwarded events
                 break
-        for member in list(self.members):
-            self._attempt(member, lambda member=member: member.meter._commit_all())  # type: ignore[misc]
         scene = Scene(self.log, self.lake, self.control.snapshot(), self.stream)
         return differences(scene)
 

@@ -9,6 +9,7 @@ import pytest
 from meterhouse.ingest.event import Lateness
 from meterhouse.streams.budget import BudgetTable, BudgetTotal, alerts_of, forecast, state_from_totals, state_of
 from meterhouse.streams.budget_state import Alert, alert_id, read_state_key
+from meterhouse.streams.budget_totals import LayoutMark, read_total
 from meterhouse.streams.control import Scope
 from tests.streams.budget_builders import DAY_US, budget, us
 
@@ -89,6 +90,29 @@ def test_totals_of_another_definition_count_for_nothing() -> None:
     totals = [total(5, 30 * UNIT), total(9, 35 * UNIT, partition=3, definition="other")]
     assert state_from_totals(budget(), "d", NOVEMBER, totals) == state_of(budget(), NOVEMBER, 30 * UNIT, 30, [(0, 5)])
     assert state_from_totals(budget(), "new", NOVEMBER, totals) is None
+
+
+def test_totals_of_an_older_layout_are_void_once_it_is_marked_whenever_they_come() -> None:
+    old, restated, other = total(9, UNIT, layout=3), total(5, 3 * UNIT, layout=4), total(7, UNIT, layout=3, partition=1)
+    window = ("acme-month", NOVEMBER)
+    table = BudgetTable([old, other])
+    assert table.mark(LayoutMark(0, 4)) == [old]
+    assert table.totals(*window) == [other]
+    assert not table.apply(old)
+    assert not table.apply(replace(old, offset=1_000, control_version=8))
+    assert table.apply(restated)
+    assert table.totals(*window) == [restated, other]
+    assert table.mark(LayoutMark(0, 4)) == table.mark(LayoutMark(0, 3)) == []
+
+
+def test_a_marks_record_stands_in_every_partition_and_reads_back() -> None:
+    mark = LayoutMark(2, 5)
+    messages = mark.messages(3)
+    assert [message.partition for message in messages] == [0, 1, 2]
+    assert {read_total(message.key or b"", message.value or b"") for message in messages} == {mark}
+    assert read_total(total().key(), total().to_json()) == total()
+    with pytest.raises(ValueError, match="not the mark of a layout"):
+        read_total(mark.key(), b"{}")
 
 
 def test_a_forgotten_total_is_gone() -> None:

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from meterhouse.ingest.encode import Encoded, single_message, to_json
 from meterhouse.ingest.event import UsageEvent
-from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, TopicSpec
+from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, USAGE_REJECTED, TopicSpec
 from meterhouse.ingest.publisher import append_events
 from meterhouse.ingest.sqlite_log import SqliteLog
-from meterhouse.streams.budget import BudgetTotal
+from meterhouse.streams.budget_totals import BudgetTotal, LayoutMark, read_total
 from meterhouse.streams.budget_worker import budget_topics
 from meterhouse.streams.control import Budget, RateCard, Scope, Snapshot, Tenant, WindowSpec
 from meterhouse.streams.ledger import Counts, LedgerUnavailable, Processed
@@ -95,8 +95,11 @@ class Bench:
         """Per budget, the newest (version, offset) of each partition added up: (cost, tokens)."""
         newest: dict[tuple[str, int], BudgetTotal] = {}
         for partition, end in self.log.end_offsets(BUDGET_TOTALS).items():
-            for value in self.log.read(BUDGET_TOTALS, partition, 0, end + 1).values:
-                total = BudgetTotal.from_json(value or b"")
+            run = self.log.read(BUDGET_TOTALS, partition, 0, end + 1)
+            for key, value in zip(run.keys, run.values, strict=True):
+                total = read_total(key or b"", value or b"")
+                if isinstance(total, LayoutMark):
+                    continue
                 at = (total.budget_id, total.partition)
                 if at not in newest or (newest[at].control_version, newest[at].offset) <= (
                     total.control_version,
@@ -134,7 +137,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 def made(folder: Path) -> Bench:
     log = SqliteLog(folder / "log.sqlite", clock=lambda: NOW_US)
-    log.create_topics([TopicSpec(USAGE_EVENTS, PARTITIONS), *budget_topics(1)])
+    log.create_topics([TopicSpec(USAGE_EVENTS, PARTITIONS), TopicSpec(USAGE_REJECTED, 1), *budget_topics(1)])
     return Bench(log)
 
 
