@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Final, Self
 from urllib.parse import urlsplit
@@ -10,6 +11,8 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _S3_PREFIX: Final = "METERHOUSE_S3_"
+_CLIENT_OPTIONS: Final = ("security.", "sasl.", "ssl.", "enable.ssl.", "https.ca.", "socket.", "broker.", "client.")
+"""What the options of Kafka's client that an operator may set begin with: how to reach the cluster, and as whom."""
 
 
 class Settings(BaseSettings):
@@ -23,6 +26,12 @@ class Settings(BaseSettings):
     home: Path = Field(Path("meterhouse-data"), description="folder of the embedded log, lake and control data")
     kafka_bootstrap: str | None = Field(None, description="address of a Kafka cluster; unset: the embedded log")
     kafka_group: str = Field("meterhouse-meter", min_length=1, max_length=200, description="consumer group of meters")
+    kafka_session_timeout_s: float = Field(
+        6.0, ge=1, le=1_800, description="a meter that is silent for so long loses its partitions to others"
+    )
+    kafka_options: SecretStr | None = Field(
+        None, description="more options of Kafka's client, as key=value pairs, or @FILE of them: TLS, SASL"
+    )
     replication: int = Field(1, ge=1, le=7, description="copies of each topic in Kafka when it is created; 3 for good")
     catalogue: SecretStr | None = Field(
         None, description="postgresql:// of the lake's catalogue; unset: SQLite in home"
@@ -37,7 +46,7 @@ class Settings(BaseSettings):
     metrics_host: str = Field("127.0.0.1", description="address that /metrics binds")
     partitions: int = Field(4, ge=1, le=64, description="partitions of usage.events when it is created")
     log_max_bytes: int = Field(64 * 2**30, gt=0, description="size limit of the embedded log, bytes")
-    log_retention_days: int = Field(35, ge=1, description="how long the embedded log keeps committed usage events")
+    log_retention_days: int = Field(35, ge=1, description="how long the log keeps usage events")
     dedupe_window_hours: int = Field(35 * 24, ge=1, description="how long a resent event is recognised, by arrival")
     max_ahead_s: int = Field(3_600, ge=0, description="an event whose time is further ahead of its arrival is rejected")
     max_behind_s: int = Field(35 * 86_400, ge=0, description="an event older than this at its arrival is rejected")
@@ -57,6 +66,13 @@ class Settings(BaseSettings):
         if url is not None and not _is_postgresql(url.get_secret_value()):
             raise ValueError("write postgresql://user:password@host:port/database, or unset it for SQLite in the home")
         return url
+
+    @field_validator("kafka_options")
+    @classmethod
+    def _are_options(cls, text: SecretStr | None) -> SecretStr | None:
+        if text is not None:
+            parse_options(text.get_secret_value())
+        return text
 
     @field_validator("data")
     @classmethod
@@ -94,6 +110,10 @@ class Settings(BaseSettings):
         """A SQLite catalogue has one writer: of a group of meters only the first would open the lake."""
         return self.catalogue is None
 
+    def client_options(self) -> dict[str, str]:
+        """What `kafka_options` says, for every client of Kafka. Holds secrets."""
+        return parse_options(self.kafka_options.get_secret_value()) if self.kafka_options else {}
+
     def connections(self) -> str:
         """What this process is connected to, in two lines without secrets: log and control data, then the lake."""
         log = f"Kafka {self.kafka_bootstrap}" if self.kafka_bootstrap else f"embedded {self.log_path}"
@@ -117,6 +137,34 @@ class Settings(BaseSettings):
     @property
     def data_path(self) -> Path:
         return self.home / "lake" / "data"
+
+
+def parse_options(text: str) -> dict[str, str]:
+    """`key=value` pairs between blanks, quoted as in a shell, or `@FILE`: a line each, `#` begins a comment. Raises
+    ValueError, which names keys and never values."""
+    try:
+        pairs = _lines(Path(text[1:])) if text.startswith("@") else shlex.split(text)
+    except OSError as trouble:
+        raise ValueError(f"{text[1:]} cannot be read ({trouble.strerror})") from None
+    except ValueError:
+        raise ValueError("a quote is not closed: write key=value pairs, or @FILE") from None
+    options = {}
+    for number, pair in enumerate(pairs, start=1):
+        key, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals or not key:
+            raise ValueError(f"pair {number} has no key or no `=`: write key=value pairs, or @FILE")
+        if not key.startswith(_CLIENT_OPTIONS):
+            raise ValueError(
+                f"{key} is not an option to set here: those that begin with {', '.join(_CLIENT_OPTIONS)} are; what"
+                " keeps events from being lost or read twice is set by Meterhouse"
+            )
+        options[key] = value
+    return options
+
+
+def _lines(file: Path) -> list[str]:
+    lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def problems_of(error: ValueError) -> str:

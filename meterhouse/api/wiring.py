@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import cached_property
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import pyarrow as pa
 import sqlalchemy as sa
@@ -15,18 +14,10 @@ from meterhouse.api.clock import now_us
 from meterhouse.api.housekeeping import Housekeeping
 from meterhouse.api.settings import Settings
 from meterhouse.ingest.event import Lateness
-from meterhouse.ingest.log import (
-    BUDGET_ALERTS,
-    BUDGET_STATES,
-    BUDGET_TOTALS,
-    USAGE_EVENTS,
-    USAGE_REJECTED,
-    EventLog,
-    LogError,
-    TopicSpec,
-)
+from meterhouse.ingest.log import EventLog, LogError, TopicSpec
 from meterhouse.ingest.sqlite_log import SqliteLog
-from meterhouse.streams.budget_worker import EmbeddedBudgetWorker, budget_topics
+from meterhouse.ingest.topics import DAY_US, declared, embedded
+from meterhouse.streams.budget_worker import EmbeddedBudgetWorker
 from meterhouse.streams.meter import Meter, MeterSettings
 from meterhouse.streams.meter_watch import MeterHooks
 from meterhouse.warehouse.alert_outbox import SqlAlertOutbox
@@ -37,9 +28,8 @@ from meterhouse.warehouse.lake_ledger import LakeLedger
 from meterhouse.warehouse.reject_resolutions import RejectResolutions
 
 if TYPE_CHECKING:
+    from meterhouse.ingest.kafka_log import KafkaLog
     from meterhouse.streams.alert_sender import AlertSender
-
-_DAY_US = 86_400 * 1_000_000
 
 
 class House:
@@ -71,20 +61,17 @@ class House:
         self.settings.home.mkdir(parents=True, exist_ok=True)
         log = SqliteLog(self.settings.log_path, clock=now_us, max_bytes=self.settings.log_max_bytes)
         self._closing.callback(log.close)
-        retention_us = self.settings.log_retention_days * _DAY_US
-        usage = TopicSpec(USAGE_EVENTS, self.settings.partitions, retention_us=retention_us)
-        log.create_topics([usage, TopicSpec(USAGE_REJECTED, 1), *budget_topics(partitions=1)])
+        log.create_topics(topics_of(self.settings))
         return log
 
     def _kafka(self, group: str | None) -> EventLog:
         log = open_kafka(self.settings, group)
         self._closing.callback(log.close)
-        names = (USAGE_EVENTS, BUDGET_TOTALS, BUDGET_STATES, BUDGET_ALERTS)
+        names = [spec.name for spec in topics_of(self.settings)]
         there = log.describe_topics(names)
         if missing := [name for name in names if name not in there]:
             raise LogError(f"Kafka lacks the topics {', '.join(missing)}: run `meterhouse topics apply` once")
-        checked: EventLog = log
-        return checked
+        return log
 
     @cached_property
     def control(self) -> ControlStore:
@@ -158,15 +145,28 @@ class House:
         return Lateness(self.settings.max_ahead_s * 1_000_000, self.settings.max_behind_s * 1_000_000)
 
 
-def open_kafka(settings: Settings, group: str | None) -> Any:
-    """The log on Kafka, topics or not: Kafka's client is loaded only where there is an address."""
-    try:
-        kafka_log = import_module("meterhouse.ingest.kafka_log")
-    except ModuleNotFoundError as missing:
-        raise LogError(
-            f"this version has the embedded log alone ({missing}): unset METERHOUSE_KAFKA_BOOTSTRAP"
-        ) from missing
-    return kafka_log.KafkaLog(settings.kafka_bootstrap, group=group)
+def topics_of(settings: Settings) -> list[TopicSpec]:
+    """All topics as these settings want them."""
+    declare = declared if settings.kafka_bootstrap else embedded
+    return declare(partitions=settings.partitions, retention_us=settings.log_retention_days * DAY_US)
+
+
+def open_kafka(settings: Settings, group: str | None) -> KafkaLog:
+    """The log on Kafka, topics or not."""
+    # Here, since Kafka's client is loaded only where there is an address.
+    from meterhouse.ingest.kafka_client import KafkaSettings
+    from meterhouse.ingest.kafka_log import KafkaLog
+
+    assert settings.kafka_bootstrap is not None
+    return KafkaLog(
+        settings.kafka_bootstrap,
+        group=group,
+        settings=KafkaSettings(
+            session_timeout_s=settings.kafka_session_timeout_s,
+            replication=settings.replication,
+            options=settings.client_options(),
+        ),
+    )
 
 
 def _lake_config(settings: Settings) -> LakeConfig:

@@ -41,7 +41,7 @@ class Message:
     """A record to append. `partition` None: placed by the key (`partition_of`).
 
     `appended_us`: the record's time; None: the log's clock. Only tools that tell of the past (`replay`, `simulate`)
-    set it.
+    set it. Kafka keeps whole milliseconds of it, rounded down, and refuses a time more than an hour ahead.
     """
 
     key: bytes | None
@@ -73,7 +73,7 @@ class Records:
 
 
 class LogError(Exception):
-    """The log cannot do what was asked; the message says what to do. Nothing was appended."""
+    """The log cannot do what was asked; the message says what to do. Of an append, see there what may have happened."""
 
 
 class LogFull(LogError):
@@ -100,13 +100,15 @@ class Consumer(Protocol):
     def poll(self, max_records: int, timeout_s: float) -> list[Records]:
         """Up to `max_records` records, a `Records` per partition that has any; empty after `timeout_s`.
 
-        Calls `on_assign` and `on_revoke` from within. A bounded number of bytes is returned even where
-        `max_records` would allow more.
+        Calls `on_assign` and `on_revoke` from within, and raises what they raise; `on_assign` is then called again by
+        the next poll. A bounded number of bytes is returned even where `max_records` would allow more. After
+        `on_revoke` nothing of those partitions is returned. Raises LogError when the record to read next is not there
+        to read: nothing is skipped in silence.
         """
         ...
 
     def seek(self, partition: int, offset: int) -> None:
-        """Reads this partition from `offset` next."""
+        """Reads this partition from `offset` next; nothing from before the call is returned after it."""
         ...
 
     def assignment(self) -> frozenset[int]: ...
@@ -124,9 +126,13 @@ class EventLog(Protocol):
     def partitions(self, topic: str) -> int: ...
 
     def append(self, topic: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
-        """Appends all of them or none, durably, and returns (partition, offset) of each.
+        """Appends them durably and returns (partition, offset) of each; in a partition they keep their order.
 
-        Raises LogFull, LogUnavailable.
+        Raises LogError, LogFull, LogUnavailable. The embedded log has then appended none of them. Kafka cannot promise
+        that: what can be seen to be wrong beforehand (a partition, a size, a missing key) is refused as a whole, but
+        when brokers fail midway some records may be in the log, and one whose answer was lost may be there although it
+        is reported as failed. Append all of them again: ids make an event that is there twice harmless, and what is
+        keyed by state says the same again. After the call nothing more is sent.
         """
         ...
 

@@ -6,7 +6,6 @@ file must be on a local disk (SQLite's write-ahead log needs shared memory). Aft
 
 from __future__ import annotations
 
-import re
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +21,8 @@ from meterhouse.ingest.log import (
     OnRevoke,
     Records,
     TopicSpec,
-    partition_of,
 )
+from meterhouse.ingest.log_limits import check_spec, checked_bytes, place_of, refuse_keyless
 from meterhouse.ingest.sqlite_consumer import POLL_BYTES, Bell, SqliteConsumer
 from meterhouse.ingest.sqlite_file import Pool, connect, log_errors, prepare, transaction
 from meterhouse.ingest.sqlite_rows import (
@@ -42,21 +41,10 @@ from meterhouse.ingest.sqlite_rows import (
 
 MAX_BYTES: Final = 64 * 1024**3
 """Default size limit: two days of a thousand requests a second, at 400 bytes an event."""
-MAX_RECORD_BYTES: Final = 8 * 1024**2
-"""Key, value and headers of a record. Batches are cut at half a MiB; an event that is too large (256 KiB) must still
-get in, to be rejected with its bytes, and so must a body that a foreign client sent as one record."""
-MAX_KEY_BYTES: Final = 4 * 1024
-"""A key is made of a few names of at most 256 characters each."""
-MAX_APPEND_BYTES: Final = 128 * 1024**2
-"""Of one `append`: all of it is one transaction, which others wait for."""
-MAX_PARTITIONS: Final = 1024
-"""Every poll looks at each partition's row."""
 TOMBSTONE_US: Final = 86_400 * 1_000_000
 """How long a tombstone is kept (Kafka's default): a reader that was away for less sees that its key is gone."""
 
 _GROUP_BYTES: Final = 16 * 1024**2  # of appends that share one commit: so many bytes take about as long as the sync
-_OVERHEAD_BYTES: Final = 64  # counted per record, so that a million empty ones are not nothing
-_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")  # Kafka's rule
 
 
 @dataclass(slots=True)
@@ -102,7 +90,7 @@ class SqliteLog:
         """As the port says; a changed `retention_us` takes effect. Raises LogError, and then changes nothing, for a
         name or partition count out of bounds, fewer partitions than there are, or another `compacted`."""
         for spec in specs:
-            _check_spec(spec)
+            check_spec(spec)
         with self._write_lock, log_errors(self._path):
             self._refuse_if_closed()
             with transaction(self._writer):
@@ -153,7 +141,7 @@ class SqliteLog:
 
     def append(self, topic: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
         """As the port says. Appends of several threads that wait for the disk at the same time share one commit."""
-        turn = _Turn(topic, messages, _checked_bytes(topic, messages))
+        turn = _Turn(topic, messages, checked_bytes(topic, messages))
         if not messages:
             return []
         with self._queue_lock:
@@ -306,37 +294,7 @@ class SqliteLog:
             raise LogError(f"the log {self._path} is closed: open it again")
 
 
-# --- checks ----------------------------------------------------------------------------------------------------------
-
-
-def _check_spec(spec: TopicSpec) -> None:
-    if not _NAME.fullmatch(spec.name):
-        raise LogError(f"topic name {spec.name!r}: use 1 to 249 letters, digits, dots, underscores or dashes")
-    if not 1 <= spec.partitions <= MAX_PARTITIONS:
-        raise LogError(f"topic {spec.name}: {spec.partitions} partitions asked for; give 1 to {MAX_PARTITIONS}")
-
-
-def _checked_bytes(topic: str, messages: Sequence[Message]) -> int:
-    """The size of an append, bytes. Raises LogError when it or one of its records is over a limit."""
-    total = 0
-    for message in messages:
-        key_bytes = len(message.key or b"")
-        size = key_bytes + len(message.value or b"") + sum(len(name) + len(value) for name, value in message.headers)
-        if key_bytes > MAX_KEY_BYTES:
-            raise LogError(f"a key of {key_bytes} bytes for {topic}: at most {MAX_KEY_BYTES}; use a shorter id")
-        if size > MAX_RECORD_BYTES:
-            raise LogError(f"a record of {size} bytes for {topic}: at most {MAX_RECORD_BYTES}; send fewer events in it")
-        total += size + _OVERHEAD_BYTES
-    if total > MAX_APPEND_BYTES:
-        raise LogError(f"{total} bytes in one append to {topic}: at most {MAX_APPEND_BYTES}; append in several steps")
-    return total
-
-
 def _place(topic: Topic, message: Message, partitions: int) -> int:
     if topic.compacted and message.key is None:
-        raise LogError(f"topic {topic.name} is compacted: a record without a key could never be replaced; give it one")
-    if message.partition is None:
-        return partition_of(message.key, partitions)
-    if not 0 <= message.partition < partitions:
-        raise LogError(f"topic {topic.name} has partitions 0 to {partitions - 1}, not {message.partition}")
-    return message.partition
+        raise refuse_keyless(topic.name)
+    return place_of(topic.name, message, partitions)

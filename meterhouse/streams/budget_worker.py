@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from meterhouse.ingest import topics
 from meterhouse.ingest.event import Lateness
 from meterhouse.ingest.log import (
     BUDGET_ALERTS,
@@ -23,7 +24,6 @@ from meterhouse.ingest.log import (
     LogUnavailable,
     Message,
     Records,
-    TopicSpec,
     partition_of,
     whole_topic,
 )
@@ -37,18 +37,10 @@ POLL_TIMEOUT_S: Final = 0.2  # how soon new control data is seen when no totals 
 APPEND_RECORDS: Final = 5_000  # 2 MB of states in one append: others wait for it
 SWEEP_EVERY_US: Final = 3_600 * 1_000_000  # windows close by the day; looking at each of them costs milliseconds
 MAX_FAILURES: Final = 20  # one after another, with backoff up to 5 s: more than a minute of trouble, then stop loudly
-ALERTS_RETENTION_US: Final = 100 * 86_400 * 1_000_000  # a month, 35 days of lateness, and some
+
+budget_topics: Final = topics.budget_topics  # declared with all others
 
 _log = structlog.get_logger("meterhouse.budget_worker")
-
-
-def budget_topics(partitions: int) -> list[TopicSpec]:
-    """The three topics as meter and worker need them."""
-    return [
-        TopicSpec(BUDGET_TOTALS, partitions, compacted=True),
-        TopicSpec(BUDGET_STATES, partitions, compacted=True),
-        TopicSpec(BUDGET_ALERTS, partitions, retention_us=ALERTS_RETENTION_US),
-    ]
 
 
 class BudgetWorkerStopped(Exception):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+import pytest
+
+from meterhouse.ingest.kafka_log import KafkaLog
 from meterhouse.ingest.log import EventLog
 from meterhouse.ingest.sqlite_log import SqliteLog
 
@@ -37,4 +41,28 @@ class SqliteStore:
         return f"topic-{next(self._numbers)}"
 
 
-STORES: dict[str, Callable[[Path], Store]] = {"sqlite": SqliteStore}
+class KafkaStore:
+    """On a real broker. `grouped`: instances are members of a group of the test's own, else in none."""
+
+    def __init__(self, bootstrap: str, *, grouped: bool) -> None:
+        self._bootstrap = bootstrap
+        self._grouped = grouped
+        self._name = uuid.uuid4().hex[:12]
+        self._numbers = itertools.count()
+
+    def open(self, group: str = "a") -> EventLog:
+        return KafkaLog(self._bootstrap, group=f"{self._name}-{group}" if self._grouped else None)
+
+    def new_topic(self) -> str:
+        return f"{self._name}-{next(self._numbers)}"
+
+
+def _kafka(request: pytest.FixtureRequest, *, grouped: bool) -> Store:
+    return KafkaStore(request.getfixturevalue("kafka_bootstrap"), grouped=grouped)
+
+
+STORES: dict[str, Callable[[Path, pytest.FixtureRequest], Store]] = {
+    "sqlite": lambda folder, request: SqliteStore(folder),
+    "kafka": lambda folder, request: _kafka(request, grouped=True),
+    "kafka, no group": lambda folder, request: _kafka(request, grouped=False),
+}

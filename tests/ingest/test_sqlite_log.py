@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 from meterhouse.ingest import sqlite_consumer, sqlite_file
 from meterhouse.ingest.log import BATCH, CONTENT_TYPE, LogError, LogFull, LogUnavailable, Message, Records, TopicSpec
+from meterhouse.ingest.log_limits import MAX_APPEND_BYTES, MAX_KEY_BYTES, MAX_RECORD_BYTES
 from meterhouse.ingest.sqlite_consumer import SqliteConsumer, fair_shares
-from meterhouse.ingest.sqlite_log import MAX_APPEND_BYTES, MAX_KEY_BYTES, MAX_RECORD_BYTES, TOMBSTONE_US, SqliteLog
+from meterhouse.ingest.sqlite_log import TOMBSTONE_US, SqliteLog
 from tests.builders import DAY_US, HOUR_US, T0_US
 
 DEADLINE_S = 30.0
