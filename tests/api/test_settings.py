@@ -78,3 +78,40 @@ def test_an_endpoint_with_a_password_in_it_is_refused() -> None:
 def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METERHOUSE_CATALOGUE", "")
     assert Settings().catalogue is None
+
+
+# --- options of Kafka's client ---------------------------------------------------------------------------------------
+
+
+def test_client_options_are_pairs_quoted_as_in_a_shell_and_are_never_shown() -> None:
+    settings = Settings(kafka_options=f"security.protocol=SASL_SSL sasl.username=meter 'sasl.password=a b={SECRET}'")
+    assert settings.client_options() == {
+        "security.protocol": "SASL_SSL",
+        "sasl.username": "meter",
+        "sasl.password": f"a b={SECRET}",
+    }
+    assert SECRET not in repr(settings) + str(settings) + settings.connections()
+
+
+def test_client_options_may_stand_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "kafka.properties"
+    file.write_text(f"# who we are\nsasl.username = meter\n\nsasl.password={SECRET} 'as it is'\n", encoding="utf-8")
+    assert Settings(kafka_options=f"@{file}").client_options() == {
+        "sasl.username": "meter",
+        "sasl.password": f"{SECRET} 'as it is'",
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (f"acks=0 sasl.password={SECRET}", "acks is not an option to set here"),
+        (f"sasl.password {SECRET}", "pair 1 has no key or no `=`"),
+        (f"'sasl.password={SECRET}", "a quote is not closed"),
+        ("@/no/such/file", "cannot be read"),
+    ],
+)
+def test_client_options_that_are_refused_are_named_by_key(given: str, said: str) -> None:
+    refusal = refused(kafka_options=given)
+    assert "METERHOUSE_KAFKA_OPTIONS: " in refusal
+    assert said in refusal
