@@ -289,8 +289,8 @@ class KafkaConsumer:
         starts = self._on_assign(added)
         if missing := added - starts.keys():
             raise LogError(f"on_assign gave no offset for partition {min(missing)}: give one for each")
-        fresh = sorted(added - self._held)
-        self._client.incremental_assign([TopicPartition(self._topic, p, starts[p]) for p in fresh])
+        if fresh := sorted(added - self._held):
+            self._client.incremental_assign([TopicPartition(self._topic, p, starts[p]) for p in fresh])
         self._seeks.update((p, starts[p]) for p in added & self._held)
         self._held |= added
         self._next.update((p, starts[p]) for p in added)
