@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 import duckdb
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from starlette.middleware.base import RequestResponseEndpoint
 
 from meterhouse.api import problems, schemas
 from meterhouse.api.figures import Reports
@@ -42,11 +44,27 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
     app.state.reports = Reports(house)
     app.state.workers_alive = workers_alive
     problems.install(app)
+    _count_requests(app, house)
     _install_domain_errors(app)
     for router in (events.router, reports.router, health.router):
         app.include_router(router)
     _add_problem_schema(app)
     return app
+
+
+def _count_requests(app: FastAPI, house: House) -> None:
+    @app.middleware("http")
+    async def _count(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        begin_s = perf_counter()
+        status = 500
+        try:
+            response = await call_next(request)
+            status = response.status_code
+        finally:
+            # The pattern, not the path: paths are without number. Unknown ones have none.
+            route = getattr(request.scope.get("route"), "path", "unknown")
+            house.metrics.answered(request.method, route, status, perf_counter() - begin_s)
+        return response
 
 
 def _install_domain_errors(app: FastAPI) -> None:

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from meterhouse.api import tables
 from meterhouse.api.clock import BadTime, parse_time
 from meterhouse.api.figures import Span
-from meterhouse.api.metrics import MetricsError
+from meterhouse.api.metrics_server import MetricsError
 from meterhouse.api.settings import Settings
 from meterhouse.ingest.log import LogError
 from meterhouse.streams.alerts import OutboxUnavailable

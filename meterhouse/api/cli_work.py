@@ -27,7 +27,7 @@ from meterhouse.api.cli_common import (
     stopped_by_signals,
 )
 from meterhouse.api.clock import now_us
-from meterhouse.api.metrics import serving_metrics
+from meterhouse.api.metrics_server import serving_metrics
 from meterhouse.api.settings import Settings
 from meterhouse.api.wiring import House
 from meterhouse.api.workers import Workers
@@ -78,7 +78,7 @@ def work(
     """Runs meter, budget worker and alert sender: from the log to the lake, until Ctrl-C or until idle."""
     settings = settings_of(ctx)
     say_connections(settings)
-    with errors(), stopped_by_signals() as stop, serving_metrics(settings), House(settings, writer=True) as house:
+    with errors(), stopped_by_signals() as stop, House(settings, writer=True) as house, serving_metrics(house):
         done = run_workers(house, stop, until_idle=until_idle)
     err.print(f"committed {done:,} events")
 
@@ -113,7 +113,7 @@ def serve(
     if settings.host not in LOOPBACK:
         fail(f"serve binds loopback only until there is authentication: {settings.host} is not", WRONG_USE)
     say_connections(settings)
-    with errors(), serving_metrics(settings), House(settings, writer=settings.kafka_bootstrap is None) as house:
+    with errors(), House(settings, writer=settings.kafka_bootstrap is None) as house, serving_metrics(house):
         serve_house(house, settings)
 
 

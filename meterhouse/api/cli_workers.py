@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from meterhouse.api.cli_common import err, errors, register, say_connections, settings_of, stopped_by_signals
-from meterhouse.api.metrics import serving_metrics
+from meterhouse.api.metrics_server import serving_metrics
 from meterhouse.api.wiring import House
 from meterhouse.api.workers import judge_until_idle, send_until_idle
 
@@ -56,8 +56,8 @@ def _alone(ctx: typer.Context, *, writer: bool = False) -> Iterator[tuple[House,
     with (
         errors(),
         stopped_by_signals() as stop,
-        serving_metrics(settings),
         House(settings, writer=writer) as house,
+        serving_metrics(house),
     ):
         yield house, stop
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 import pyarrow as pa
 import sqlalchemy as sa
+import structlog
 from pydantic import SecretStr
 
 from meterhouse.api.clock import now_us
@@ -18,8 +19,9 @@ from meterhouse.ingest.log import EventLog, LogError, TopicSpec
 from meterhouse.ingest.sqlite_log import SqliteLog
 from meterhouse.ingest.topics import DAY_US, declared, embedded
 from meterhouse.streams.budget_worker import EmbeddedBudgetWorker
+from meterhouse.streams.control import Snapshot
 from meterhouse.streams.meter import Meter, MeterSettings
-from meterhouse.streams.meter_watch import MeterHooks
+from meterhouse.streams.watch import MeterHooks
 from meterhouse.warehouse.alert_outbox import SqlAlertOutbox
 from meterhouse.warehouse.control import ControlStore, ControlUnavailable
 from meterhouse.warehouse.database import open_database, sqlite_url
@@ -28,8 +30,11 @@ from meterhouse.warehouse.lake_ledger import LakeLedger
 from meterhouse.warehouse.reject_resolutions import RejectResolutions
 
 if TYPE_CHECKING:
+    from meterhouse.api.metrics import Metrics
     from meterhouse.ingest.kafka_log import KafkaLog
     from meterhouse.streams.alert_sender import AlertSender
+
+_log = structlog.get_logger("meterhouse")
 
 
 class House:
@@ -39,6 +44,7 @@ class House:
         self.settings = settings
         self._writer = writer
         self._closing = ExitStack()
+        self._last_snapshot: Snapshot | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -72,6 +78,13 @@ class House:
         if missing := [name for name in names if name not in there]:
             raise LogError(f"Kafka lacks the topics {', '.join(missing)}: run `meterhouse topics apply` once")
         return log
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        # Here, since a report needs none.
+        from meterhouse.api.metrics import Metrics
+
+        return Metrics()
 
     @cached_property
     def control(self) -> ControlStore:
@@ -116,7 +129,7 @@ class House:
         return Meter(
             log=self.log,
             ledger=ledger,
-            snapshots=self.control.snapshot,
+            snapshots=self._steady_snapshot,
             clock=now_us,
             settings=MeterSettings(
                 commit_every_s=settings.commit_every_s,
@@ -125,11 +138,13 @@ class House:
                 window_hours=settings.dedupe_window_hours,
                 lateness=self.lateness,
             ),
-            hooks=MeterHooks(between_commits=housekeeping.between_commits),
+            hooks=MeterHooks(self.metrics, housekeeping.between_commits),
         )
 
     def budget_worker(self) -> EmbeddedBudgetWorker:
-        return EmbeddedBudgetWorker(self._ungrouped_log, self.control.snapshot, self.outbox, now_us, self.lateness)
+        return EmbeddedBudgetWorker(
+            self._ungrouped_log, self._steady_snapshot, self.outbox, now_us, self.lateness, watch=self.metrics
+        )
 
     def alert_sender(self) -> AlertSender:
         # Here, since an HTTP client's import is felt at every report.
@@ -138,7 +153,18 @@ class House:
         settings = self.settings
         secret = settings.webhook_secret.get_secret_value().encode() if settings.webhook_secret else None
         webhook = Webhook(settings.webhook_url, secret) if settings.webhook_url else None
-        return AlertSender(self.outbox, webhook, clock=now_us)
+        return AlertSender(self.outbox, webhook, clock=now_us, watch=self.metrics)
+
+    def _steady_snapshot(self) -> Snapshot:
+        """The control data in force or, while its database is away, the last that was: work goes on, and each charge
+        says the version that rated it. Raises ControlUnavailable where there was none yet."""
+        try:
+            self._last_snapshot = self.control.snapshot()
+        except ControlUnavailable as away:
+            if self._last_snapshot is None:
+                raise
+            _log.warning("control data is not to be had; the last is used", reason=str(away))
+        return self._last_snapshot
 
     @property
     def lateness(self) -> Lateness:

@@ -15,6 +15,7 @@ import structlog
 
 from meterhouse.streams.alerts import AlertOutbox, OutboxEntry, OutboxUnavailable
 from meterhouse.streams.budget_state import Alert
+from meterhouse.streams.watch import AlertWatch, Delivered, Unwatched
 
 ROUND: Final = 100
 """Alerts of one round: what became due meanwhile waits no longer than these take."""
@@ -36,13 +37,14 @@ class RetryPolicy:
     base_s: float = 1.0
     max_delay_s: float = 3_600.0
     max_attempts: int = 24
+    chance: Callable[[], float] = random.random  # in [0, 1)
 
-    def next_attempt_us(self, failures: int, now_us: int, chance: float) -> int | None:
-        """When to try again after `failures` (1 or more); None: give up. `chance`: in [0, 1)."""
+    def next_attempt_us(self, failures: int, now_us: int) -> int | None:
+        """When to try again after `failures` (1 or more); None: give up."""
         if failures >= self.max_attempts:
             return None
         delay_s = min(self.max_delay_s, self.base_s * 2.0 ** min(failures - 1, 60))
-        return now_us + int(delay_s * (1 - chance / 2) * 1e6)
+        return now_us + int(delay_s * (1 - self.chance() / 2) * 1e6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +81,14 @@ class AlertSender:
         clock: Callable[[], int],
         client: Callable[[], httpx.Client] = httpx.Client,
         policy: RetryPolicy | None = None,
-        chance: Callable[[], float] = random.random,
+        watch: AlertWatch | None = None,
     ) -> None:
+        self._watch = watch or Unwatched()
         self._outbox = outbox
         self._webhook = webhook
         self._clock = clock
         self._make_client = client
         self._policy = policy or RetryPolicy()
-        self._chance = chance
 
     def run(self, stop: threading.Event) -> None:
         """Delivers until `stop` is set. Raises OutboxUnavailable when the outbox stays away."""
@@ -135,15 +137,21 @@ class AlertSender:
             }
             _log.warning("budget alert", id=alert.id, **about)
             self._outbox.delivered(alert.id, self._clock(), "logged")
+            self._tell("delivered", alert)
             return
         error = self._post(client, self._webhook, alert)
         if error is None:
             self._outbox.delivered(alert.id, self._clock(), "webhook")
+            self._tell("delivered", alert)
             return
-        again_us = self._policy.next_attempt_us(entry.attempts + 1, self._clock(), self._chance())
+        again_us = self._policy.next_attempt_us(entry.attempts + 1, self._clock())
         level = _log.warning if again_us is not None else _log.error
         level("alert not delivered", id=alert.id, reason=error, attempt=entry.attempts + 1, given_up=again_us is None)
         self._outbox.failed(alert.id, error, again_us)
+        self._tell("given_up" if again_us is None else "failed", alert)
+
+    def _tell(self, outcome: Delivered, alert: Alert) -> None:
+        self._watch.tried(outcome, max(0.0, (self._clock() - alert.created_us) / 1e6))
 
     def _post(self, client: httpx.Client, webhook: Webhook, alert: Alert) -> str | None:
         """None: delivered; else what went wrong, for people. The answer's body is not read: its size is not ours to

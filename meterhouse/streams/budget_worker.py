@@ -31,6 +31,7 @@ from meterhouse.streams.alerts import AlertOutbox, OutboxUnavailable
 from meterhouse.streams.budget_book import BudgetBook, state_record_key
 from meterhouse.streams.budget_totals import LayoutMark, read_total
 from meterhouse.streams.control import Snapshot
+from meterhouse.streams.watch import BudgetWatch, Unwatched
 
 POLL_RECORDS: Final = 10_000  # 2 MB of totals, 0.1 s of work: a stop is heard within that
 POLL_TIMEOUT_S: Final = 0.2  # how soon new control data is seen when no totals come
@@ -60,8 +61,11 @@ class EmbeddedBudgetWorker:
         outbox: AlertOutbox,
         clock: Callable[[], int],
         lateness: Lateness | None = None,
+        *,
+        watch: BudgetWatch | None = None,
     ) -> None:
         self._log = log
+        self._watch = watch or Unwatched()
         self._snapshots = snapshots
         self._outbox = outbox
         self._clock = clock
@@ -101,10 +105,13 @@ class EmbeddedBudgetWorker:
         runs = self._consumer.poll(POLL_RECORDS, 0.0 if self._book.pending else timeout_s)
         for records in runs:
             self._take(records)
+        totals = sum(len(records) for records in runs)
         if self._caught_up():
-            self._say()
+            self._watch.judged(totals, *self._say())
             self._said_to = dict(self._read_to)
-        return sum(len(records) for records in runs)
+        else:
+            self._watch.judged(totals, 0, 0)
+        return totals
 
     def idle(self) -> bool:
         """Is all that the topic of totals holds taken in, and all that follows from it said?"""
@@ -170,7 +177,8 @@ class EmbeddedBudgetWorker:
 
     # -- saying --------------------------------------------------------------------------------------------------
 
-    def _say(self) -> None:
+    def _say(self) -> tuple[int, int]:
+        """Returns how many states it said and alerts it raised."""
         self._book.follow(self._snapshots())
         now_us = self._clock()
         if self._swept_us is None or now_us - self._swept_us >= SWEEP_EVERY_US:
@@ -188,6 +196,7 @@ class EmbeddedBudgetWorker:
             self._book.raised(due)
         self._append(BUDGET_STATES, [(which[0], state_record_key(which), value) for which, value in due.states.items()])
         self._book.said(due)
+        return len(due.states), len(due.alerts)
 
     def _append(self, topic: str, records: Sequence[tuple[str, bytes, bytes | None]]) -> None:
         """Appends (budget, key, value), all of a budget in one partition."""

@@ -17,8 +17,8 @@ from tenacity.wait import wait_random_exponential
 
 from meterhouse.ingest.log import EventLog, LogFull, LogUnavailable, Message
 from meterhouse.streams.ledger import Fenced, LayoutChanged, Ledger, LedgerUnavailable, Processed
-from meterhouse.streams.meter_watch import MeterHooks
 from meterhouse.streams.pipeline import without
+from meterhouse.streams.watch import MeterHooks
 
 T = TypeVar("T")
 

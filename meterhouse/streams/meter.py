@@ -35,10 +35,10 @@ from meterhouse.streams.control import Snapshot
 from meterhouse.streams.dedupe import DedupeIndex
 from meterhouse.streams.ledger import Ledger, Position
 from meterhouse.streams.meter_buffer import Buffer, Work, events_read
-from meterhouse.streams.meter_watch import Lag, MeterHooks
 from meterhouse.streams.pipeline import process
 from meterhouse.streams.rate_card import compile_rates
 from meterhouse.streams.totals_publisher import TotalsPublisher
+from meterhouse.streams.watch import Lag, MeterHooks
 
 __all__ = ["Meter", "MeterSettings", "MeterStopped", "Progress"]
 

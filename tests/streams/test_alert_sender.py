@@ -105,8 +105,7 @@ def make_sender(outbox: MemoryOutbox, webhook: Webhook | None, clock: Clock, **p
         outbox,
         webhook,
         clock=clock,
-        policy=RetryPolicy(**policy),
-        chance=lambda: 0.0,  # type: ignore[arg-type]
+        policy=RetryPolicy(**policy, chance=lambda: 0.0),  # type: ignore[arg-type]
     )
 
 
@@ -229,11 +228,11 @@ def test_without_a_webhook_an_alert_is_a_line_in_the_log() -> None:
     [(1, 0.0, 1), (2, 0.0, 2), (2, 0.5, 1.5), (5, 0.0, 16), (12, 0.0, 2048), (13, 0.0, 3600), (23, 0.0, 3600)],
 )
 def test_retries_wait_longer_each_time_up_to_an_hour(failures: int, chance: float, delay_s: float) -> None:
-    assert RetryPolicy().next_attempt_us(failures, NOW, chance) == NOW + int(delay_s * SECOND)
+    assert RetryPolicy(chance=lambda: chance).next_attempt_us(failures, NOW) == NOW + int(delay_s * SECOND)
 
 
 def test_the_last_attempt_is_the_24th() -> None:
-    assert RetryPolicy().next_attempt_us(24, NOW, 0.0) is None
+    assert RetryPolicy().next_attempt_us(24, NOW) is None
 
 
 def test_the_secret_does_not_show() -> None:

@@ -39,8 +39,8 @@ def ready(request: Request, response: Response, house: HouseOf, reports: Reports
 
 
 @router.get("/metrics", include_in_schema=False)
-def metrics() -> Response:
+def metrics(house: HouseOf) -> Response:
     """What this process counts, for a scraper."""
     from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-    return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
+    return Response(generate_latest(house.metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST})

@@ -1,12 +1,15 @@
-"""What a meter tells whoever watches it: the port of its metrics."""
+"""What the workers tell whoever watches them: the ports of their metrics. Told from the workers' threads, so what a
+watcher does must be short."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from meterhouse.streams.ledger import Processed
+
+Delivered = Literal["delivered", "failed", "given_up"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,9 +17,7 @@ class Lag:
     """How far a meter is behind the log's end, by partition of its own."""
 
     records: Mapping[int, int] = field(default_factory=dict)  # not yet processed
-    seconds: Mapping[int, float] = field(
-        default_factory=dict
-    )  # since the last one processed arrived; 0: none is unread
+    seconds: Mapping[int, float] = field(default_factory=dict)  # since the last processed arrived; 0: none is unread
 
     @property
     def total_records(self) -> int:
@@ -24,7 +25,7 @@ class Lag:
 
 
 class MeterWatch(Protocol):
-    """Told from the meter's threads: what it does must be short."""
+    """Watches a meter."""
 
     def processed(self, unit: Processed, records: int, seconds: float) -> None:
         """A poll of so many records was decoded, deduped, rated and rolled up."""
@@ -43,6 +44,22 @@ class MeterWatch(Protocol):
         ...
 
 
+class BudgetWatch(Protocol):
+    """Watches a budget worker."""
+
+    def judged(self, totals: int, states: int, alerts: int) -> None:
+        """A turn: so many totals were read, so many states said, so many alerts raised."""
+        ...
+
+
+class AlertWatch(Protocol):
+    """Watches an alert sender."""
+
+    def tried(self, outcome: Delivered, seconds: float) -> None:
+        """An alert was posted or not, so many seconds after it was raised."""
+        ...
+
+
 class Unwatched:
     """Nobody watches."""
 
@@ -56,6 +73,12 @@ class Unwatched:
         pass
 
     def stands(self, lag: Lag, buffered_events: int, ids: int, id_bytes: int) -> None:
+        pass
+
+    def judged(self, totals: int, states: int, alerts: int) -> None:
+        pass
+
+    def tried(self, outcome: Delivered, seconds: float) -> None:
         pass
 
 
