@@ -108,7 +108,7 @@ def main() -> None:
             ledger.seed(1)
             whole = took(Commits(ledger, unit))
             rows = TIMES * len(unit.charges)
-            charge_bytes = size_bytes(config.folder_of(CHARGES)) / rows
+            charge_bytes = size_bytes(Path(config.folder_of(CHARGES))) / rows
             all_bytes = size_bytes(config.data) / rows
             little = took(Commits(ledger, small))
             upkeep = maintain(lake, time.time_ns() // 1000, MaintenanceSettings(merge_files=TIMES))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.oracle.traces import which
 
-pytest_plugins = ["tests.services.kafka", "tests.services.postgres"]
+pytest_plugins = ["tests.services.kafka", "tests.services.postgres", "tests.services.s3", "tests.services.lakes"]
 
 
 def pytest_report_header() -> list[str]:

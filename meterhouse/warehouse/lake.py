@@ -1,4 +1,4 @@
-"""The lake: DuckLake over a catalogue of metadata and a folder of Parquet files.
+"""The lake: DuckLake over a catalogue of metadata and a store of Parquet files.
 
 A `Lake` is one DuckDB instance with the lake attached. Threads take a cursor each. On a SQLite catalogue one process at
 a time may write, on PostgreSQL any number; any number of processes may read, and a reader sees one snapshot for as long
@@ -11,19 +11,29 @@ import importlib.util
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from time import monotonic
 from typing import Final, Self
 
 import duckdb
-from filelock import FileLock, Timeout
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from meterhouse.warehouse.lake_schema import TABLES, LakeTable, create_positions_view_sql, create_table_sql, options_sql
+from meterhouse.warehouse.lake_schema import (
+    TABLES,
+    LakeTable,
+    create_positions_view_sql,
+    create_table_sql,
+    options_sql,
+    sql_text,
+)
+from meterhouse.warehouse.lake_store import LakeStore, S3Place, StoreTrouble, store_of
+from meterhouse.warehouse.lake_turns import LINK, LakeBusy, LakeError, WriterLock, turn
 
-_CONNECT_TIMEOUT_S: Final = 5  # to PostgreSQL: a commit meets a catalogue that is down as trouble, not as silence
+__all__ = ["TRANSIENT", "Lake", "LakeBusy", "LakeConfig", "LakeError", "LakeMissing", "LakeUnavailable", "WriterLock"]
+
+_MAKING_S: Final = 60.0  # another process makes the tables meanwhile: seconds, on a busy machine
 _ALIAS: Final = "lake"
 _BUSY_TIMEOUT_MS: Final = 5000  # a reader's wait for the catalogue while a commit is written: far beyond any commit
 _LONG_READ_S: Final = 60.0  # well below the time that maintenance keeps every snapshot
@@ -38,16 +48,12 @@ TRANSIENT: Final = (duckdb.TransactionException, duckdb.IOException, duckdb.OutO
 """Trouble that may pass: a conflict, a locked catalogue, a full disk."""
 
 
-class LakeError(Exception):
-    """The lake cannot do what was asked; the message says what to do."""
-
-
 class LakeMissing(LakeError):
     """There is no lake yet."""
 
 
-class LakeBusy(LakeError):
-    """Another process writes to this lake."""
+class LakeUnavailable(LakeError):
+    """Passing trouble of the catalogue or of the files: trying again may help."""
 
 
 class SnapshotExpired(LakeError):
@@ -58,8 +64,8 @@ class SnapshotExpired(LakeError):
 class LakeConfig:
     """Where a lake is. The one place that knows how it is attached."""
 
-    catalogue: Path | str  # SQLite file, or postgresql:// URL
-    data: Path  # folder of Parquet files
+    catalogue: Path | str = field(repr=False)  # SQLite file, or postgresql:// URL
+    data: Path | S3Place  # of the Parquet files: a folder, or a bucket
     memory_limit_mb: int = 512  # of DuckDB: sorts beyond it spill to `scratch`; the meter as a whole stays under 1 GiB
     threads: int | None = None  # None: one for a writer, one per core for a reader
 
@@ -90,53 +96,51 @@ class LakeConfig:
     def without_secrets(self, text: str) -> str:
         """A message of DuckDB, which may quote how it connects."""
         password = conninfo_to_dict(self.catalogue).get("password") if isinstance(self.catalogue, str) else None
-        return text.replace(str(password), "***") if password else text
+        if password:
+            stated = make_conninfo("", password=str(password)).removeprefix("password=")
+            for form in (sql_text(stated)[1:-1], stated, str(password)):
+                text = text.replace(form, "***")
+        return self.data.without_secrets(text) if isinstance(self.data, S3Place) else text
 
-    def folder_of(self, table: LakeTable) -> Path:
+    @property
+    def has_secrets(self) -> bool:
+        """Whether a message of DuckDB may quote one, so that no such message is anybody's cause."""
+        return self.on_postgres or isinstance(self.data, S3Place)
+
+    @property
+    def root(self) -> str:
+        """What the paths of all files begin with."""
+        return self.data.root if isinstance(self.data, S3Place) else str(self.data)
+
+    def folder_of(self, table: LakeTable) -> str:
         """Where the catalogue keeps a table's files."""
-        return self.data / "main" / table.name
+        return f"{self.root}/main/{table.name}"
 
     def attach_sql(self, *, read_only: bool) -> str:
         options = [
-            f"DATA_PATH {sql_text(str(self.data))}",
+            f"DATA_PATH {sql_text(self.root)}",
             "OVERRIDE_DATA_PATH true",  # the catalogue remembers where its files were; a home may be moved or copied
             *(["READ_ONLY"] if read_only else []),
         ]
         if isinstance(self.catalogue, str):
-            place = make_conninfo(self.catalogue, connect_timeout=_CONNECT_TIMEOUT_S)
+            place = make_conninfo(self.catalogue, **LINK)
             return f"ATTACH {sql_text(f'ducklake:postgres:{place}')} AS {_ALIAS} ({', '.join(options)})"
         options += ["META_JOURNAL_MODE 'WAL'", f"META_BUSY_TIMEOUT {_BUSY_TIMEOUT_MS}"]
         return f"ATTACH {sql_text(f'ducklake:sqlite:{self.catalogue}')} AS {_ALIAS} ({', '.join(options)})"
-
-
-class WriterLock:
-    """Says who may write: a file beside the catalogue, locked for as long as its process lives."""
-
-    def __init__(self, catalogue: Path) -> None:
-        self._lock = FileLock(catalogue.with_name(catalogue.name + ".lock"), blocking=False)
-
-    def acquire(self) -> None:
-        """Raises LakeBusy when another process, or another Lake of this one, holds it."""
-        try:
-            self._lock.acquire()
-        except Timeout:
-            raise LakeBusy(
-                f"another process writes to this lake (it holds {self._lock.lock_file}): a lake with a SQLite catalogue"
-                " has one writer. Stop the other `meterhouse work` or `serve` first, or open the lake read-only"
-            ) from None
-
-    def release(self) -> None:
-        self._lock.release()
 
 
 class Lake:
     """An open lake. `cursor` and `read` may be called from any thread; a cursor stays with the thread that took it."""
 
     def __init__(
-        self, config: LakeConfig, connection: duckdb.DuckDBPyConnection, *, lock: WriterLock | None, read_only: bool
+        self,
+        config: LakeConfig,
+        store: LakeStore,
+        connection: duckdb.DuckDBPyConnection,
+        lock: WriterLock | None = None,
     ) -> None:
         self.config = config
-        self.read_only = read_only
+        self.store = store
         self._connection = connection
         self._lock = lock
         self.writing = Lock()  # held by a commit or by maintenance of this process
@@ -145,26 +149,41 @@ class Lake:
     def open(cls, config: LakeConfig, *, read_only: bool = False) -> Self:
         """Opens the lake; a writer makes it, and its tables, when missing.
 
-        Raises LakeBusy (a second writer), LakeMissing (a reader of a lake that no writer has made yet).
+        Raises LakeBusy (a second writer), LakeMissing (a reader of a lake that no writer has made yet), LakeError.
         """
+        store = store_of(config.data)
         if read_only:
             if isinstance(config.catalogue, Path) and not config.catalogue.exists():
                 raise LakeMissing(f"there is no lake at {config.catalogue} yet: run `meterhouse work` once to make it")
-            return cls(config, _attach(config, read_only=True), lock=None, read_only=True)
-        config.data.mkdir(parents=True, exist_ok=True)
+            return cls(config, store, attach(config, store, read_only=True))
         lock = None
         if isinstance(config.catalogue, Path):
             config.catalogue.parent.mkdir(parents=True, exist_ok=True)
             lock = WriterLock(config.catalogue)
             lock.acquire()
         try:
-            lake = cls(config, _attach(config, read_only=False), lock=lock, read_only=False)
-            lake._create_missing()
+            return cls._open_writer(config, store, lock)
         except BaseException:
             if lock is not None:
                 lock.release()
             raise
-        return lake
+
+    @classmethod
+    def _open_writer(cls, config: LakeConfig, store: LakeStore, lock: WriterLock | None) -> Self:
+        try:
+            store.make_ready()
+            with turn(config.catalogue, "tables", wait_s=_MAKING_S) as ours:
+                if not ours:
+                    raise LakeBusy(f"another process has been making the tables at {config.named}: try again")
+                lake = cls(config, store, attach(config, store, read_only=False), lock)
+                try:
+                    lake._create_missing()
+                except BaseException:
+                    lake._connection.close()
+                    raise
+                return lake
+        except (duckdb.IOException, duckdb.TransactionException, OSError) as trouble:
+            raise _does_not_open(config, trouble) from (None if config.has_secrets else trouble)
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own to the same lake, whose tables need no prefix."""
@@ -176,7 +195,8 @@ class Lake:
     def read(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A cursor in a read transaction: all it reads is of one snapshot.
 
-        Raises SnapshotExpired at the end when the snapshot did not last as long as the read.
+        Raises SnapshotExpired at the end when the snapshot did not last as long as the read, LakeUnavailable when
+        catalogue or files could not be read.
         """
         cursor = self.cursor()
         started_s = monotonic()
@@ -184,6 +204,11 @@ class Lake:
             cursor.execute("BEGIN TRANSACTION")
             snapshot = self.snapshot_id(cursor)  # the transaction's snapshot is that of its first look
             yield cursor
+        except (duckdb.IOException, duckdb.TransactionException) as trouble:
+            told = self.config.without_secrets(str(trouble))
+            raise LakeUnavailable(f"the lake at {self.config.named} cannot be read, try again: {told}") from (
+                None if self.config.has_secrets else trouble
+            )
         finally:
             cursor.close()  # rolls back
         if monotonic() - started_s > _LONG_READ_S:
@@ -237,7 +262,7 @@ class Lake:
 
 def roll_back(cursor: duckdb.DuckDBPyConnection) -> None:
     """Ends a transaction that failed."""
-    with suppress(duckdb.TransactionException):  # after a failed COMMIT it is gone already
+    with suppress(duckdb.Error):  # after a failed COMMIT it is gone already; so it is when the catalogue is
         cursor.execute("ROLLBACK")
 
 
@@ -249,11 +274,13 @@ def table_names(cursor: duckdb.DuckDBPyConnection) -> set[str]:
     return {str(name) for (name,) in rows}
 
 
-def _attach(config: LakeConfig, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+def attach(config: LakeConfig, store: LakeStore, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+    """A DuckDB of its own with the lake attached, made when missing. Asks for no lock. Raises LakeError."""
     settings: dict[str, str | bool | int | float | list[str]] = {
         # Extensions come with the packages that we depend on: nothing is ever fetched.
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
+        "secret_directory": str(config.scratch / "secrets"),  # there are none: those in somebody's home are not ours
         "memory_limit": f"{config.memory_limit_mb}MB",
         "temp_directory": str(config.scratch),
     }
@@ -264,22 +291,26 @@ def _attach(config: LakeConfig, *, read_only: bool) -> duckdb.DuckDBPyConnection
         settings["threads"] = threads
     connection = duckdb.connect(":memory:", config=settings)
     try:
-        for name in ("postgres_scanner" if config.on_postgres else "sqlite_scanner", "ducklake"):
+        for name in ("postgres_scanner" if config.on_postgres else "sqlite_scanner", "ducklake", *store.extensions):
             connection.execute(f"LOAD {sql_text(str(_extension(name)))}")
+        store.teach(connection)
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
         # Keys come as 16 bytes, not as text. The setting holds for all cursors, so it is made once and for all.
         connection.execute("SET GLOBAL arrow_lossless_conversion = true")
         connection.execute(config.attach_sql(read_only=read_only))
     except duckdb.Error as trouble:
         connection.close()
-        raise LakeError(
-            f"the lake at {config.named} does not open: {config.without_secrets(str(trouble))}."
-            f" {_ADVICE[config.on_postgres]}"
-        ) from (None if config.on_postgres else trouble)  # DuckDB's own message may quote a password
+        raise _does_not_open(config, trouble) from (None if config.has_secrets else trouble)
     except LakeError:
         connection.close()
         raise
     return connection
+
+
+def _does_not_open(config: LakeConfig, trouble: Exception) -> LakeError:
+    told = config.without_secrets(str(trouble))
+    advice = "" if isinstance(trouble, StoreTrouble) else f". {_ADVICE[config.on_postgres]}"
+    return LakeError(f"the lake at {config.named} does not open: {told}{advice}")
 
 
 def _extension(name: str) -> Path:
@@ -293,8 +324,3 @@ def _extension(name: str) -> Path:
         f"no extension {name} for DuckDB {duckdb.__version__}: install"
         f" duckdb-extension-{name.replace('_', '-')}=={duckdb.__version__}"
     )
-
-
-def sql_text(value: str) -> str:
-    """A text as an SQL literal."""
-    return "'" + value.replace("'", "''") + "'"

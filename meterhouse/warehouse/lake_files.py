@@ -1,26 +1,24 @@
 """Rows as the lake's Parquet files.
 
 Arrow writes them in a quarter of the time that an INSERT into a partitioned table takes; the catalogue is then told of
-them in the transaction that they belong to. They reach the disk before that: a catalogue that survives a power cut
-must not name files that did not.
+them in the transaction that they belong to. They are safe in their store before that: a catalogue that survives a power
+cut must not name files that did not.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from meterhouse.ingest.batch import KEY, NAME, TIME
 from meterhouse.ingest.event import TOKEN_KINDS
 from meterhouse.warehouse.lake_schema import LakeTable
+from meterhouse.warehouse.lake_store import NewFile
 
 _UNITS: Final = {"day": "D", "month": "M"}
 _INTEGERS: Final = (pa.int64(), TIME)
@@ -29,24 +27,15 @@ _CODES: Final = (NAME, pa.int16(), pa.int32())
 _MEASURED: Final = (*(kind.tokens for kind in TOKEN_KINDS), "cost_pico", "time_to_first_token_us")
 
 
-def write_files(table: LakeTable, rows: pa.Table, folder: Path, written: list[Path]) -> list[Path]:
-    """Writes rows of the table's schema below `folder`, a file for each calendar period that they touch.
-
-    Returns the new files, which are on the disk when it returns; each is put in `written` before its first byte is.
-    """
-    files = []
-    for part, part_rows in _by_period(table, rows):
-        path = folder / part / f"{uuid4()}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        written.append(path)
-        pq.write_table(part_rows, path, **_options(table))
-        sync_file(path)
-        sync_file(path.parent)
-        files.append(path)
-    return files
+def files_of(table: LakeTable, rows: pa.Table, folder: str) -> list[NewFile]:
+    """Rows of the table's schema as files below `folder`, one for each calendar period that they touch."""
+    return [
+        NewFile(f"{folder}/{part}/{uuid4()}.parquet", part_rows, _options(table))
+        for part, part_rows in _by_period(table, rows)
+    ]
 
 
-def _by_period(table: LakeTable, rows: pa.Table) -> Iterator[tuple[Path, pa.Table]]:
+def _by_period(table: LakeTable, rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     """The rows of each period, in their order, and the folder that belongs to it."""
     if rows.num_rows == 0:
         return
@@ -63,11 +52,11 @@ def _by_period(table: LakeTable, rows: pa.Table) -> Iterator[tuple[Path, pa.Tabl
         yield _part(period, table.period), sorted_rows.slice(int(start), int(stop - start))
 
 
-def _part(period: np.datetime64, unit: str) -> Path:
+def _part(period: np.datetime64, unit: str) -> str:
     """A period's folder, named as the catalogue names partitions: it reads the values from there."""
     year, month, *day = str(period).split("-")
     parts = [f"year={int(year)}", f"month={int(month)}"]
-    return Path(*parts, f"day={int(day[0])}") if unit == "day" else Path(*parts)
+    return "/".join([*parts, f"day={int(day[0])}"] if unit == "day" else parts)
 
 
 def _with_uuids(rows: pa.Table) -> pa.Table:
@@ -96,12 +85,3 @@ def _options(table: LakeTable) -> dict[str, Any]:
         },
         "store_schema": False,
     }
-
-
-def sync_file(path: Path) -> None:
-    """Returns when what was written to a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, Final, cast
 
 import duckdb
@@ -27,7 +27,7 @@ from meterhouse.streams.ledger import (
 )
 from meterhouse.streams.memory_ledger import SPEND_SCHEMA
 from meterhouse.warehouse.lake import TRANSIENT, Lake, roll_back, table_names
-from meterhouse.warehouse.lake_files import write_files
+from meterhouse.warehouse.lake_files import files_of
 from meterhouse.warehouse.lake_schema import (
     ADD_FILES,
     CHARGES,
@@ -115,7 +115,7 @@ class LakeLedger:
             return self._commit(unit)
 
     def _commit(self, unit: Processed) -> int:
-        written: list[Path] = []
+        written: list[str] = []
         try:
             self._cursor.execute("BEGIN TRANSACTION")
             self._move_positions(unit)  # first: a fenced commit has then written no file
@@ -166,7 +166,7 @@ class LakeLedger:
         return self._lake.config.without_secrets(str(trouble))
 
     def _cause(self, trouble: Exception) -> Exception | None:
-        return None if self._lake.config.on_postgres else trouble  # its message may quote a password
+        return None if self._lake.config.has_secrets else trouble
 
     # -- within a transaction ------------------------------------------------------------------------------------
 
@@ -181,23 +181,30 @@ class LakeLedger:
                     raise LayoutChanged(partition, expected)
                 raise Fenced(partition, expected, stored[0] if stored else -1)
 
-    def _append_all(self, unit: Processed, written: list[Path]) -> None:
-        self._append(CHARGES, unit.charges, written)
-        self._append(NODE_EVENTS, unit.node_events, written)
-        self._append(ROLLUP_MINUTE, unit.minutes, written)
-        self._append(ROLLUP_HOUR, unit.hours, written)
-        self._append(ROLLUP_DAY, by_day(unit.hours), written)
-        self._append(LATENCY_HOUR, unit.latency, written)
-        self._append(REJECTS, rejects_table(unit.rejects), written)
-
-    def _append(self, table: LakeTable, rows: pa.Table, written: list[Path]) -> None:
-        files = write_files(table, rows, self._lake.config.folder_of(table), written)
-        if files:
-            self._cursor.execute(ADD_FILES, [table.name, [str(path) for path in files]])
+    def _append_all(self, unit: Processed, written: list[str]) -> None:
+        """Writes the unit's files, all at once, then names them to the catalogue. `written`: all that may be there."""
+        new = [
+            (table, files_of(table, rows, self._lake.config.folder_of(table)))
+            for table, rows in (
+                (CHARGES, unit.charges),
+                (NODE_EVENTS, unit.node_events),
+                (ROLLUP_MINUTE, unit.minutes),
+                (ROLLUP_HOUR, unit.hours),
+                (ROLLUP_DAY, by_day(unit.hours)),
+                (LATENCY_HOUR, unit.latency),
+                (REJECTS, rejects_table(unit.rejects)),
+            )
+        ]
+        made = [file for _, of_table in new for file in of_table]
+        written += [file.path for file in made]
+        self._lake.store.write(made)
+        for table, of_table in new:
+            if of_table:
+                self._cursor.execute(ADD_FILES, [table.name, [file.path for file in of_table]])
 
     # -- after trouble -------------------------------------------------------------------------------------------
 
-    def _resolve(self, unit: Processed, trouble: duckdb.Error | OSError, written: Sequence[Path]) -> None:
+    def _resolve(self, unit: Processed, trouble: duckdb.Error | OSError, written: Sequence[str]) -> None:
         """What became of a commit that failed, by the stored positions. Returns when it is in the lake after all.
 
         Its files are removed only when it is known not to be: the rest is for maintenance.
@@ -206,7 +213,8 @@ class LakeLedger:
         if all(stored[partition] == after for partition, after in unit.after.items()):
             return
         for path in written:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # what a store in trouble keeps is an orphan, which maintenance finds
+                self._lake.store.remove(path)
         for partition, before in sorted(unit.before.items()):
             if stored[partition].next_offset != before.next_offset:
                 raise Fenced(partition, before.next_offset, stored[partition].next_offset) from trouble

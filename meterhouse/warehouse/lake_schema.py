@@ -95,6 +95,11 @@ def quoted(name: str) -> str:
     return f'"{name}"'
 
 
+def sql_text(value: str) -> str:
+    """A text as an SQL literal."""
+    return "'" + value.replace("'", "''") + "'"
+
+
 def columns_sql(names: Sequence[str]) -> str:
     return ", ".join(map(quoted, names))
 

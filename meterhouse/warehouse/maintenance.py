@@ -10,17 +10,16 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
 import duckdb
 
-from meterhouse.warehouse.lake import TRANSIENT, Lake, roll_back, sql_text
-from meterhouse.warehouse.lake_files import sync_file
-from meterhouse.warehouse.lake_schema import ADD_FILES, TABLES, LakeTable, delta_sum_sql, quoted
+from meterhouse.warehouse.lake import TRANSIENT, Lake, roll_back
+from meterhouse.warehouse.lake_schema import ADD_FILES, TABLES, LakeTable, delta_sum_sql, quoted, sql_text
 
 _DAY_US: Final = 86_400 * 1_000_000
 _MIB: Final = 1 << 20
@@ -44,8 +43,12 @@ class MaintenanceSettings:
 class DataFile:
     """A file of a table's rows."""
 
-    path: Path
+    path: str  # as the catalogue names it
     size_bytes: int
+
+    @property
+    def folder(self) -> str:
+        return self.path.rpartition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +115,11 @@ class _Run:
 
 def due_merges(files: Iterable[DataFile], now_us: int, settings: MaintenanceSettings) -> list[list[DataFile]]:
     """Groups of files worth merging: of one folder (a day or a month) and one size class, when there are enough."""
-    groups: dict[tuple[Path, int], list[DataFile]] = defaultdict(list)
+    groups: dict[tuple[str, int], list[DataFile]] = defaultdict(list)
     for each in files:
         for size_class in settings.size_classes:
             if each.size_bytes < size_class:
-                groups[each.path.parent, size_class].append(each)
+                groups[each.folder, size_class].append(each)
                 break
     due = []
     for (folder, _), group in sorted(groups.items()):
@@ -126,9 +129,9 @@ def due_merges(files: Iterable[DataFile], now_us: int, settings: MaintenanceSett
     return due
 
 
-def folder_end_us(folder: Path) -> int:
+def folder_end_us(folder: str) -> int:
     """When the day or month ends whose files are in a folder `year=Y/month=M[/day=D]`; microseconds."""
-    parts = {name: int(value) for name, _, value in (part.partition("=") for part in folder.parts[-3:]) if value}
+    parts = {name: int(value) for name, _, value in (part.partition("=") for part in folder.split("/")[-3:]) if value}
     year, month = parts["year"], parts["month"]
     if "day" in parts:
         return int(datetime(year, month, parts["day"], tzinfo=UTC).timestamp()) * 1_000_000 + _DAY_US
@@ -140,13 +143,13 @@ def _merge(run: _Run, report: MaintenanceReport) -> MaintenanceReport:
     budget_bytes = run.settings.merge_bytes
     for table in TABLES:
         found = run.rows("SELECT data_file, data_file_size_bytes FROM ducklake_list_files('lake', ?)", [table.name])
-        files = [DataFile(Path(str(path)), int(str(size))) for path, size in found]
+        files = [DataFile(str(path), int(str(size))) for path, size in found]
         for group in due_merges(files, run.now_us, run.settings):
             chosen = within(group, budget_bytes)
             if len(chosen) < 2:
                 continue
             budget_bytes -= sum(each.size_bytes for each in chosen)
-            before, after = _merge_files(run, table, [each.path for each in chosen])
+            before, after = _merge_files(run, table, chosen)
             report = replace(
                 report,
                 merged_files=report.merged_files + len(chosen),
@@ -168,28 +171,29 @@ def within(files: Sequence[DataFile], budget_bytes: int) -> list[DataFile]:
     return chosen
 
 
-def _merge_files(run: _Run, table: LakeTable, paths: Sequence[Path]) -> tuple[int, int]:
-    """Puts the rows of `paths`, all of one folder, into one file. Returns the number of rows before and after."""
-    merged = paths[0].parent / f"{uuid4()}.parquet"
-    names = [str(path) for path in paths]
+def _merge_files(run: _Run, table: LakeTable, files: Sequence[DataFile]) -> tuple[int, int]:
+    """Puts the rows of `files`, all of one folder, into one file. Returns the number of rows before and after."""
+    merged = f"{files[0].folder}/{uuid4()}.parquet"
+    names = [each.path for each in files]
     try:
         run.rows("BEGIN TRANSACTION")
         sums = _sums(run, table, names)
         run.rows(
-            f"COPY ({_merged_sql(table)}) TO {sql_text(str(merged))}"
+            f"COPY ({_merged_sql(table)}) TO {sql_text(merged)}"
             " (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, PARQUET_VERSION v2)",
             [names],
         )
-        sync_file(merged)
+        run.lake.store.settle(merged)
         run.rows(f"DELETE FROM {table.name} WHERE filename IN ?", [names])
-        run.rows(ADD_FILES, [table.name, [str(merged)]])
-        merged_sums = _sums(run, table, [str(merged)])
+        run.rows(ADD_FILES, [table.name, [merged]])
+        merged_sums = _sums(run, table, [merged])
         if merged_sums[1:] != sums[1:] or (not table.keys and merged_sums != sums):
-            raise AssertionError(f"merging {len(paths)} files of {table.name} changed its sums: {sums} → {merged_sums}")
+            raise AssertionError(f"merging {len(files)} files of {table.name} changed its sums: {sums} → {merged_sums}")
         run.rows("COMMIT")
     except BaseException:
         roll_back(run.cursor)
-        merged.unlink(missing_ok=True)
+        with suppress(OSError):  # an orphan then
+            run.lake.store.remove(merged)
         raise
     return int(str(sums[0])), int(str(merged_sums[0]))
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +16,11 @@ from meterhouse.ingest.event import TOKEN_KINDS
 from meterhouse.ingest.log import partition_of
 from meterhouse.streams.ledger import CHARGE_SCHEMA, Counts, Fenced, LayoutChanged, Ledger, Position, Processed
 from meterhouse.streams.memory_ledger import MemoryLedger, MemoryStore
-from meterhouse.warehouse.lake import Lake, LakeConfig
+from meterhouse.warehouse.lake import Lake
 from meterhouse.warehouse.lake_ledger import LakeLedger
 from meterhouse.warehouse.lake_schema import rejects_table
 from tests.ledger_units import DAY_US, HOUR_US, MINUTE_US, START_US, Shape, empty, joined, unit
+from tests.services.lakes import KINDS, MakeLake
 
 TABLES = {
     "charges": "charges",
@@ -39,8 +39,8 @@ class Place:
     rows: Callable[[str], pa.Table]
 
 
-@pytest.fixture(params=["lake", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+@pytest.fixture(params=["memory", *KINDS])
+def place(request: pytest.FixtureRequest, new_lake: MakeLake) -> Iterator[Place]:
     if request.param == "memory":
         store = MemoryStore()
 
@@ -50,7 +50,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
         yield Place(lambda: MemoryLedger(store, chunk_rows=7), memory_rows)
         return
     with ExitStack() as stack:
-        lake = stack.enter_context(Lake.open(LakeConfig(tmp_path / "lake.sqlite", tmp_path / "data", threads=1)))
+        lake = stack.enter_context(Lake.open(new_lake(request.param)))
 
         def lake_rows(name: str) -> pa.Table:
             with lake.read() as cursor:

@@ -60,7 +60,7 @@ def interrupted(ledger: LakeLedger, **what: Any) -> LakeLedger:
 
 def other_writer(lake: Lake) -> duckdb.DuckDBPyConnection:
     """A writer that does not ask for the lock: what a lock file on a broken disk would let through."""
-    return lake_module._attach(lake.config, read_only=False)
+    return lake_module.attach(lake.config, lake.store, read_only=False)
 
 
 def parquet(lake: Lake) -> list[Path]:
@@ -112,7 +112,7 @@ def test_a_full_disk_is_passing_trouble(lake: Lake, ledger: LakeLedger, monkeypa
         raise OSError(28, "No space left on device", str(path))
 
     with monkeypatch.context() as patched:
-        patched.setattr("meterhouse.warehouse.lake_files.sync_file", full)
+        patched.setattr("meterhouse.warehouse.lake_store.sync_file", full)
         with pytest.raises(LedgerUnavailable, match="No space left"):
             ledger.commit(unit(Shape()))
     assert parquet(lake) == []

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from meterhouse.streams.ledger import Fenced
 from meterhouse.warehouse.lake import Lake, LakeConfig
-from meterhouse.warehouse.lake_files import write_files
+from meterhouse.warehouse.lake_files import files_of
 from meterhouse.warehouse.lake_ledger import LakeLedger
 from meterhouse.warehouse.lake_schema import ADD_FILES, CHARGES, TABLES, columns_sql, delta_sum_sql
 from meterhouse.warehouse.maintenance import (
@@ -129,7 +129,7 @@ def test_old_snapshots_and_their_files_go_and_the_books_stay(lake: Lake, ledger:
 def test_a_killed_writers_file_is_removed_when_it_is_old(lake: Lake, ledger: LakeLedger) -> None:
     commit(ledger, 1)
     books = the_books(lake)
-    write_files(CHARGES, unit(Shape(seed=9)).charges, lake.config.folder_of(CHARGES), orphans := [])
+    orphans = [Path(path) for path in written(lake)]
     assert maintain(lake, now_us(), SETTINGS).orphans == 0
     os.utime(orphans[0], times=(time.time() - 2 * 86_400,) * 2)
     assert maintain(lake, now_us(), SETTINGS).orphans == 1
@@ -143,9 +143,7 @@ def test_the_file_of_an_open_writer_is_left_alone(lake: Lake, ledger: LakeLedger
     commit(ledger, 1)
     writer = lake.cursor()
     writer.execute("BEGIN TRANSACTION")
-    charges = unit(Shape(seed=9)).charges
-    written = write_files(CHARGES, charges, lake.config.folder_of(CHARGES), [])
-    writer.execute(ADD_FILES, [CHARGES.name, [str(path) for path in written]])
+    writer.execute(ADD_FILES, [CHARGES.name, written(lake)])
     settings = replace(SETTINGS, orphan_after_us=-DAY_US) if sweeps_anything else SETTINGS
     report = maintain(lake, now_us(), settings)
     writer.execute("COMMIT")
@@ -206,23 +204,23 @@ def test_a_merge_that_would_change_a_sum_is_not_kept(
 
 
 def test_files_are_merged_with_others_of_their_folder_and_size() -> None:
-    january, february = Path("rollup_day/year=2026/month=1"), Path("rollup_day/year=2026/month=2")
-    small = [DataFile(january / f"{i}.parquet", 1000 + i) for i in range(3)]
-    middling = [DataFile(january / f"m{i}.parquet", 2 * MIB) for i in range(3)]
-    large = [DataFile(january / f"l{i}.parquet", 40 * MIB) for i in range(9)]
-    elsewhere = [DataFile(february / f"{i}.parquet", 1000) for i in range(2)]
+    january, february = "rollup_day/year=2026/month=1", "rollup_day/year=2026/month=2"
+    small = [DataFile(f"{january}/{i}.parquet", 1000 + i) for i in range(3)]
+    middling = [DataFile(f"{january}/m{i}.parquet", 2 * MIB) for i in range(3)]
+    large = [DataFile(f"{january}/l{i}.parquet", 40 * MIB) for i in range(9)]
+    elsewhere = [DataFile(f"{february}/{i}.parquet", 1000) for i in range(2)]
     assert due_merges([*large, *small, *middling, *elsewhere], START_US, SETTINGS) == [small, middling]
 
 
 def test_a_month_that_is_over_needs_fewer_files_to_be_merged() -> None:
     settings = MaintenanceSettings(merge_files=9, merge_files_closed=2)
-    group = [DataFile(Path(f"rollup_day/year=2025/month=12/{i}.parquet"), 1000) for i in range(2)]
+    group = [DataFile(f"rollup_day/year=2025/month=12/{i}.parquet", 1000) for i in range(2)]
     assert due_merges(group, START_US, settings) == []
     assert due_merges(group, START_US + DAY_US, settings) == [group]
 
 
 def test_a_run_rewrites_a_bounded_number_of_bytes() -> None:
-    group = [DataFile(Path(f"{i}.parquet"), size) for i, size in enumerate((5, 1, 9, 2))]
+    group = [DataFile(f"{i}.parquet", size) for i, size in enumerate((5, 1, 9, 2))]
     assert [file.size_bytes for file in within(group, 8)] == [1, 2, 5]
     assert within(group, 0) == []
 
@@ -236,7 +234,7 @@ def test_a_run_rewrites_a_bounded_number_of_bytes() -> None:
     ],
 )
 def test_a_folder_says_when_its_period_ends(folder: str, end: int) -> None:
-    assert folder_end_us(Path("data/main/charges") / folder) == end
+    assert folder_end_us(f"s3://bucket/data/main/charges/{folder}") == end
 
 
 @given(
@@ -266,6 +264,13 @@ def commit(ledger: LakeLedger, units: int, *, start_us: int = START_US + HOUR_US
         before = ledger.positions()[0]
         shape = Shape(seed=before.next_offset, span_us=span_us, start_us=start_us)
         ledger.commit(unit(shape, before))
+
+
+def written(lake: Lake) -> list[str]:
+    """Files of charges that no catalogue knows of."""
+    files = files_of(CHARGES, unit(Shape(seed=9)).charges, lake.config.folder_of(CHARGES))
+    lake.store.write(files)
+    return [file.path for file in files]
 
 
 def the_books(lake: Lake) -> list[object]:
