@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from tests.oracle.traces import which
 
-pytest_plugins = ["tests.services.kafka", "tests.services.postgres", "tests.services.s3", "tests.services.lakes"]
+pytest_plugins = [
+    "tests.services.kafka",
+    "tests.services.postgres",
+    "tests.services.s3",
+    "tests.services.lakes",
+    "tests.services.databases",
+]
 
 
 def pytest_report_header() -> list[str]:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-import duckdb
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.middleware.base import RequestResponseEndpoint
@@ -76,7 +75,7 @@ def _install_domain_errors(app: FastAPI) -> None:
         problem = problems.Problem("unavailable", f"{error}. Try again.", headers={"Retry-After": "1"})
         return problems.document(problem, request.url.path)
 
-    for kind in (LogError, LakeError, ControlUnavailable, duckdb.IOException, duckdb.TransactionException):
+    for kind in (LogError, LakeError, ControlUnavailable):
         app.exception_handler(kind)(_unavailable)
 
 

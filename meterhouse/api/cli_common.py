@@ -25,6 +25,7 @@ from meterhouse.api.settings import Settings
 from meterhouse.ingest.log import LogError
 from meterhouse.streams.alerts import OutboxUnavailable
 from meterhouse.streams.budget_worker import BudgetWorkerStopped
+from meterhouse.streams.ledger import LedgerUnavailable
 from meterhouse.streams.meter import MeterStopped
 from meterhouse.warehouse.control import ControlConflict, ControlUnavailable
 from meterhouse.warehouse.database import DatabaseTooNew
@@ -35,8 +36,8 @@ FAILED: Final = 1
 WRONG_USE: Final = 2
 
 _FAILURES: Final = (
-    LogError, LakeError, MeterStopped, BudgetWorkerStopped, OutboxUnavailable, ControlConflict, ControlUnavailable,
-    DatabaseTooNew, BooksError, MetricsError,
+    LogError, LakeError, LedgerUnavailable, MeterStopped, BudgetWorkerStopped, OutboxUnavailable, ControlConflict,
+    ControlUnavailable, DatabaseTooNew, BooksError, MetricsError,
 )  # fmt: skip
 
 FILE_WIDTH: Final = 160

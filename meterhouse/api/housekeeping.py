@@ -1,5 +1,6 @@
 """Housekeeping in the meter's process between commits: the lake's maintenance, and the embedded log's retention (a
-broker sees to its own). A SQLite catalogue has one writer, so it can be nowhere else."""
+broker sees to its own). A SQLite catalogue has one writer, so it can be nowhere else; of several meters on PostgreSQL
+one at a time does it."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import structlog
 
 from meterhouse.ingest.log import USAGE_EVENTS, EventLog
 from meterhouse.ingest.sqlite_log import SqliteLog
-from meterhouse.streams.ledger import Ledger
+from meterhouse.streams.ledger import Ledger, LedgerUnavailable
 from meterhouse.warehouse.lake import Lake
 from meterhouse.warehouse.maintenance import maintain
 
@@ -35,6 +36,11 @@ class Housekeeping:
         report = maintain(self._lake, now_us)
         removed = 0
         if isinstance(self._log, SqliteLog):
-            keep_from = {(USAGE_EVENTS, p): position.next_offset for p, position in self._ledger.positions().items()}
+            try:
+                positions = self._ledger.positions()
+            except LedgerUnavailable as trouble:
+                _log.warning("nothing was removed from the log", reason=str(trouble))
+                return
+            keep_from = {(USAGE_EVENTS, p): position.next_offset for p, position in positions.items()}
             removed = self._log.enforce_retention(now_us, keep_from)
         _log.info("housekeeping done", report=str(report), log_records_removed=removed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import Final, Self
@@ -13,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 _S3_PREFIX: Final = "METERHOUSE_S3_"
 _CLIENT_OPTIONS: Final = ("security.", "sasl.", "ssl.", "enable.ssl.", "https.ca.", "socket.", "broker.", "client.")
 """What the options of Kafka's client that an operator may set begin with: how to reach the cluster, and as whom."""
+_S3_PLACE: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_.-]+)+/?")
 
 
 class Settings(BaseSettings):
@@ -77,10 +79,11 @@ class Settings(BaseSettings):
     @field_validator("data")
     @classmethod
     def _is_s3(cls, place: str | None) -> str | None:
-        if place is not None:
-            parts = urlsplit(place)
-            if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment or "@" in parts.netloc:
-                raise ValueError("write s3://bucket/prefix, or unset it for a folder in the home")
+        if place is not None and not _S3_PLACE.fullmatch(place):
+            raise ValueError(
+                "write s3://bucket/prefix, of letters, digits and - _ . / (the prefix is the lake's alone: whatever"
+                " other Parquet file is there goes), or unset it for a folder in the home"
+            )
         return place
 
     @field_validator("s3_endpoint")
@@ -88,8 +91,13 @@ class Settings(BaseSettings):
     def _is_http(cls, endpoint: str | None) -> str | None:
         if endpoint is not None:
             parts = urlsplit(endpoint)
-            if parts.scheme not in {"http", "https"} or not parts.netloc or "@" in parts.netloc:
-                raise ValueError("write http://host:port or https://host, without a user or password")
+            if (
+                parts.scheme not in {"http", "https"}
+                or not parts.netloc
+                or "@" in parts.netloc
+                or parts.path.strip("/")
+            ):
+                raise ValueError("write http://host:port or https://host, without user, password or path")
         return endpoint
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import pyarrow as pa
@@ -24,9 +25,10 @@ from meterhouse.streams.meter import Meter, MeterSettings
 from meterhouse.streams.watch import MeterHooks
 from meterhouse.warehouse.alert_outbox import SqlAlertOutbox
 from meterhouse.warehouse.control import ControlStore, ControlUnavailable
-from meterhouse.warehouse.database import open_database, sqlite_url
-from meterhouse.warehouse.lake import Lake, LakeConfig, LakeError
+from meterhouse.warehouse.database import TROUBLE, open_database, sqlite_url
+from meterhouse.warehouse.lake import Lake, LakeConfig
 from meterhouse.warehouse.lake_ledger import LakeLedger
+from meterhouse.warehouse.lake_store import S3Place
 from meterhouse.warehouse.reject_resolutions import RejectResolutions
 
 if TYPE_CHECKING:
@@ -110,7 +112,7 @@ class House:
         control = self.settings.control
         try:
             engine = open_database(_psycopg(control) if control else sqlite_url(self.settings.control_path))
-        except sa.exc.OperationalError as trouble:
+        except TROUBLE as trouble:
             raise ControlUnavailable(f"the control database does not open ({trouble.orig})") from trouble
         self._closing.callback(engine.dispose)
         return engine
@@ -196,10 +198,17 @@ def open_kafka(settings: Settings, group: str | None) -> KafkaLog:
 
 
 def _lake_config(settings: Settings) -> LakeConfig:
-    if settings.data is not None:
-        raise LakeError("this version keeps the lake's files in a folder: unset METERHOUSE_DATA")
     catalogue = settings.catalogue.get_secret_value() if settings.catalogue else settings.catalogue_path
-    return LakeConfig(catalogue, settings.data_path)
+    return LakeConfig(catalogue, _files(settings))
+
+
+def _files(settings: Settings) -> Path | S3Place:
+    access, secret = settings.s3_access_key, settings.s3_secret_key
+    if settings.data is None or access is None or secret is None:  # settings with the one have the others
+        return settings.data_path
+    return S3Place(
+        settings.data, access.get_secret_value(), secret.get_secret_value(), settings.s3_endpoint, settings.s3_region
+    )
 
 
 def _psycopg(url: SecretStr) -> str:

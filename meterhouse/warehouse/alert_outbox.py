@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from meterhouse.streams.alerts import MAX_ERROR_TEXT, Alert, DeliveredBy, OutboxEntry, OutboxUnavailable
 from meterhouse.warehouse.control_tables import ALERTS
-from meterhouse.warehouse.database import reading, writing
+from meterhouse.warehouse.database import TROUBLE, reading, writing
 
 
 class SqlAlertOutbox:
@@ -21,11 +21,12 @@ class SqlAlertOutbox:
         self._engine = engine
         # The two dialects have the same clause, each in its own insert; importing both is felt at every command.
         dialect = import_module(f"sqlalchemy.dialects.{engine.dialect.name}")
-        self._insert_new = dialect.insert(ALERTS).on_conflict_do_nothing(index_elements=["id"])
+        self._insert_new = dialect.insert(ALERTS).on_conflict_do_nothing(index_elements=["id"]).returning(ALERTS.c.id)
 
     def add(self, alerts: Sequence[Alert]) -> int:
         with _available(), writing(self._engine) as connection:
-            return sum(connection.execute(self._insert_new, _row(alert)).rowcount for alert in alerts)
+            # What is returned is what was new: PostgreSQL's driver counts no rows of such an insert.
+            return sum(len(connection.execute(self._insert_new, _row(alert)).all()) for alert in alerts)
 
     def due(self, now_us: int, limit: int) -> Sequence[OutboxEntry]:
         query = (
@@ -74,7 +75,7 @@ class SqlAlertOutbox:
 def _available() -> Iterator[None]:
     try:
         yield
-    except sa.exc.OperationalError as error:
+    except TROUBLE as error:
         raise OutboxUnavailable(f"the alerts database does not answer ({error.orig})") from error
 
 

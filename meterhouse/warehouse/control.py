@@ -26,7 +26,7 @@ from meterhouse.warehouse.control_tables import (
     RATE_CARDS,
     TENANTS,
 )
-from meterhouse.warehouse.database import reading, writing
+from meterhouse.warehouse.database import TROUBLE, reading, writing
 
 MAX_HISTORY: Final = 1000
 """Versions in one answer of `history`."""
@@ -130,7 +130,7 @@ class ControlStore:
 def _available() -> Iterator[None]:
     try:
         yield
-    except sa.exc.OperationalError as error:
+    except TROUBLE as error:
         raise ControlUnavailable(f"the control database does not answer ({error.orig}): try again") from error
 
 

@@ -17,6 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from meterhouse.warehouse.migrations import HEAD
+from meterhouse.warehouse.postgres import LINK
 
 BUSY_TIMEOUT_MS: Final = 10_000
 """Far beyond any transaction here (milliseconds): who waits longer meets a hung process and should hear of it."""
@@ -25,6 +26,10 @@ _POOL_SIZE: Final = 4
 _UPGRADE_LOCK: Final = 0x6D657465
 """PostgreSQL's advisory lock that one upgrade at a time holds."""
 _BEGIN: Final = "meterhouse_begin"
+
+
+TROUBLE: Final = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.ProgrammingError)
+"""What a database raises that is locked, down, or not as we left it (each driver has its own names for it)."""
 
 
 class DatabaseTooNew(Exception):
@@ -41,7 +46,7 @@ def open_database(url: str) -> sa.Engine:
 
     Raises DatabaseTooNew; sqlalchemy.exc.OperationalError when the database cannot be reached.
     """
-    engine = _sqlite_engine(url) if sa.make_url(url).get_backend_name() == "sqlite" else sa.create_engine(url)
+    engine = _sqlite_engine(url) if sa.make_url(url).get_backend_name() == "sqlite" else _postgres_engine(url)
     try:
         if _revision(engine) != HEAD:
             _upgrade(engine)
@@ -90,6 +95,16 @@ def _sqlite_engine(url: str) -> sa.Engine:
         connection.exec_driver_sql(f"BEGIN {mode}")
 
     return engine
+
+
+def _postgres_engine(url: str) -> sa.Engine:
+    return sa.create_engine(
+        url,
+        pool_size=_POOL_SIZE,
+        max_overflow=_POOL_SIZE,
+        pool_pre_ping=True,  # a connection that did not outlive the server's restart is replaced unheard
+        connect_args={**LINK, "options": f"-c lock_timeout={BUSY_TIMEOUT_MS}"},
+    )
 
 
 def _revision(engine: sa.Engine) -> str | None:

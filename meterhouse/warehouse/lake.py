@@ -7,6 +7,7 @@ as its transaction lasts.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import tempfile
 from collections.abc import Iterator
@@ -29,9 +30,10 @@ from meterhouse.warehouse.lake_schema import (
     sql_text,
 )
 from meterhouse.warehouse.lake_store import LakeStore, S3Place, StoreTrouble, store_of
-from meterhouse.warehouse.lake_turns import LINK, LakeBusy, LakeError, WriterLock, turn
+from meterhouse.warehouse.lake_turns import LakeBusy, LakeError, WriterLock, turn
+from meterhouse.warehouse.postgres import LINK
 
-__all__ = ["TRANSIENT", "Lake", "LakeBusy", "LakeConfig", "LakeError", "LakeMissing", "LakeUnavailable", "WriterLock"]
+__all__ = ["TROUBLE", "Lake", "LakeBusy", "LakeConfig", "LakeError", "LakeMissing", "LakeUnavailable", "WriterLock"]
 
 _MAKING_S: Final = 60.0  # another process makes the tables meanwhile: seconds, on a busy machine
 _ALIAS: Final = "lake"
@@ -44,9 +46,6 @@ _ADVICE: Final = {
     True: "See that PostgreSQL runs there and lets this user in",
 }
 
-TRANSIENT: Final = (duckdb.TransactionException, duckdb.IOException, duckdb.OutOfMemoryException, OSError)
-"""Trouble that may pass: a conflict, a locked catalogue, a full disk."""
-
 
 class LakeMissing(LakeError):
     """There is no lake yet."""
@@ -54,6 +53,26 @@ class LakeMissing(LakeError):
 
 class LakeUnavailable(LakeError):
     """Passing trouble of the catalogue or of the files: trying again may help."""
+
+
+TROUBLE: Final = (duckdb.Error, OSError, LakeUnavailable)
+"""What a lake in trouble raises; `passing` says whether it may pass."""
+
+_BROKEN: Final = (duckdb.FatalException, duckdb.InternalException)
+_PASSING: Final = (
+    duckdb.TransactionException, duckdb.IOException, duckdb.OutOfMemoryException, OSError, LakeUnavailable, *_BROKEN,
+)  # fmt: skip
+
+_SIGNS: Final = ("TransactionContext Error", "server closed the connection", "Failed to prepare", "Failed to execute")
+
+
+def passing(trouble: Exception) -> bool:
+    """Whether trouble may pass: a conflict, a catalogue that is locked or down, a store that does not answer, a full
+    disk. PostgreSQL that goes in the middle of a statement shows as whatever DuckDB was about to do, even as a broken
+    assertion: then by its words."""
+    if isinstance(trouble, _PASSING) or type(trouble) is duckdb.Error:
+        return True
+    return any(sign in str(trouble) for sign in _SIGNS)
 
 
 class SnapshotExpired(LakeError):
@@ -133,15 +152,13 @@ class Lake:
     """An open lake. `cursor` and `read` may be called from any thread; a cursor stays with the thread that took it."""
 
     def __init__(
-        self,
-        config: LakeConfig,
-        store: LakeStore,
-        connection: duckdb.DuckDBPyConnection,
-        lock: WriterLock | None = None,
+        self, config: LakeConfig, store: LakeStore, *, read_only: bool, lock: WriterLock | None = None
     ) -> None:
         self.config = config
         self.store = store
-        self._connection = connection
+        self._read_only = read_only
+        self._opening = Lock()
+        self._connection = attach(config, store, read_only=read_only)
         self._lock = lock
         self.writing = Lock()  # held by a commit or by maintenance of this process
 
@@ -155,7 +172,7 @@ class Lake:
         if read_only:
             if isinstance(config.catalogue, Path) and not config.catalogue.exists():
                 raise LakeMissing(f"there is no lake at {config.catalogue} yet: run `meterhouse work` once to make it")
-            return cls(config, store, attach(config, store, read_only=True))
+            return cls(config, store, read_only=True)
         lock = None
         if isinstance(config.catalogue, Path):
             config.catalogue.parent.mkdir(parents=True, exist_ok=True)
@@ -175,21 +192,45 @@ class Lake:
             with turn(config.catalogue, "tables", wait_s=_MAKING_S) as ours:
                 if not ours:
                     raise LakeBusy(f"another process has been making the tables at {config.named}: try again")
-                lake = cls(config, store, attach(config, store, read_only=False), lock)
+                lake = cls(config, store, read_only=False, lock=lock)
                 try:
                     lake._create_missing()
                 except BaseException:
                     lake._connection.close()
                     raise
                 return lake
-        except (duckdb.IOException, duckdb.TransactionException, OSError) as trouble:
+        except TROUBLE as trouble:
             raise _does_not_open(config, trouble) from (None if config.has_secrets else trouble)
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
-        """A connection of its own to the same lake, whose tables need no prefix."""
-        cursor = self._connection.cursor()
-        cursor.execute(f"USE {_ALIAS}")
-        return cursor
+        """A connection of its own to the same lake, whose tables need no prefix. Raises LakeUnavailable."""
+        connection = self._connection
+        try:
+            return _using(connection)
+        except _BROKEN:
+            return _using(self._anew(connection))
+        except duckdb.Error as trouble:
+            raise self._unavailable(trouble) from (None if self.config.has_secrets else trouble)
+
+    @contextmanager
+    def borrowed(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A cursor that is closed at the end."""
+        cursor = self.cursor()
+        try:
+            yield cursor
+        finally:
+            put_away(cursor)
+
+    def _anew(self, broken: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+        """A DuckDB in place of one that broke down, which it does for good. Its cursors fail with it."""
+        with self._opening:
+            if self._connection is broken:
+                try:
+                    self._connection = attach(self.config, self.store, read_only=self._read_only)
+                except LakeError as trouble:
+                    raise LakeUnavailable(str(trouble)) from None
+                _bury(broken)
+            return self._connection
 
     @contextmanager
     def read(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -204,15 +245,18 @@ class Lake:
             cursor.execute("BEGIN TRANSACTION")
             snapshot = self.snapshot_id(cursor)  # the transaction's snapshot is that of its first look
             yield cursor
-        except (duckdb.IOException, duckdb.TransactionException) as trouble:
-            told = self.config.without_secrets(str(trouble))
-            raise LakeUnavailable(f"the lake at {self.config.named} cannot be read, try again: {told}") from (
-                None if self.config.has_secrets else trouble
-            )
+        except duckdb.Error as trouble:
+            if not passing(trouble):
+                raise
+            raise self._unavailable(trouble) from (None if self.config.has_secrets else trouble)
         finally:
-            cursor.close()  # rolls back
+            put_away(cursor)  # rolls back
         if monotonic() - started_s > _LONG_READ_S:
             self._check_kept(snapshot)
+
+    def _unavailable(self, trouble: Exception) -> LakeUnavailable:
+        told = self.config.without_secrets(str(trouble))
+        return LakeUnavailable(f"the lake at {self.config.named} cannot be read, try again: {told}")
 
     def _check_kept(self, snapshot: int) -> None:
         with closing(self.cursor()) as cursor:
@@ -258,6 +302,38 @@ class Lake:
             for statement in options_sql():
                 cursor.execute(statement)
         cursor.close()
+
+
+def broken(trouble: Exception) -> bool:
+    """Whether DuckDB broke down: this cursor will do nothing more."""
+    return isinstance(trouble, _BROKEN)
+
+
+def put_away(cursor: duckdb.DuckDBPyConnection) -> None:
+    """Closes a cursor, if it can be."""
+    try:
+        cursor.execute("SELECT 1")
+    except _BROKEN:
+        _bury(cursor)
+    except duckdb.Error:
+        cursor.close()
+    else:
+        cursor.close()
+
+
+def _bury(connection: duckdb.DuckDBPyConnection) -> None:
+    """Keeps a connection of a DuckDB that broke down for ever: to close it in a transaction would end the process."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+def _using(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    cursor = connection.cursor()
+    try:
+        cursor.execute(f"USE {_ALIAS}")
+    except duckdb.Error:
+        put_away(cursor)
+        raise
+    return cursor
 
 
 def roll_back(cursor: duckdb.DuckDBPyConnection) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.resources import files
@@ -26,7 +26,7 @@ from meterhouse.streams.ledger import (
     Processed,
 )
 from meterhouse.streams.memory_ledger import SPEND_SCHEMA
-from meterhouse.warehouse.lake import TRANSIENT, Lake, roll_back, table_names
+from meterhouse.warehouse.lake import TROUBLE, Lake, broken, passing, put_away, roll_back, table_names
 from meterhouse.warehouse.lake_files import files_of
 from meterhouse.warehouse.lake_schema import (
     ADD_FILES,
@@ -49,9 +49,11 @@ from meterhouse.warehouse.lake_schema import (
     quoted,
     rejects_table,
 )
+from meterhouse.warehouse.lake_turns import turn
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _HOUR_US: Final = 3_600 * 1_000_000
+_SEEDING_S: Final = 30.0  # another meter makes the same tables meanwhile: seconds, far beyond what it takes
 _CHUNK_ROWS: Final = 1_000_000  # keys handed over at a time: 20 MB
 
 
@@ -61,12 +63,18 @@ class LakeLedger:
     def __init__(self, lake: Lake, *, chunk_rows: int = _CHUNK_ROWS) -> None:
         self._lake = lake
         self._cursor = lake.cursor()
+        self._broken = False  # the cursor, and its DuckDB: another is needed
         self._chunk_rows = chunk_rows
         self._layout: int | None = None  # None: never seeded, so whichever is in force
         self._moved: list[tuple[int, str]] | None = None
 
     def seed(self, partitions: int) -> int:
-        with self._lake.writing:
+        no_room = f"no room made for {partitions} partitions"
+        # Meters that start together would make the same tables, and all but one of them fail.
+        making = turn(self._lake.config.catalogue, "tables", wait_s=_SEEDING_S)
+        with self._lake.writing, self._available(no_room), making as ours:
+            if not ours:
+                raise LedgerUnavailable(f"{no_room}: another meter is making it")
             self._layout = self._seed(partitions)
         self._moved = None
         return self._layout
@@ -81,11 +89,9 @@ class LakeLedger:
             if layout > len(there) or old:
                 self._grow(there, layout, old)
             self._cursor.execute("COMMIT")
-        except TRANSIENT as trouble:
+        except BaseException:
             roll_back(self._cursor)
-            raise LedgerUnavailable(
-                f"no room made for {partitions} partitions: {self._told(trouble)}"
-            ) from self._cause(trouble)
+            raise
         return layout
 
     def _grow(self, there: Sequence[int], layout: int, lacking: frozenset[str]) -> None:
@@ -104,35 +110,35 @@ class LakeLedger:
         self._cursor.execute(create_positions_view_sql(layout))
 
     def positions(self) -> dict[int, Position]:
-        try:
+        with self._available("positions cannot be read"):
             rows = self._cursor.execute("FROM positions").fetchall()
-        except TRANSIENT as trouble:
-            raise LedgerUnavailable(f"positions cannot be read: {self._told(trouble)}") from self._cause(trouble)
         return {row[0]: Position(row[1], Counts(*row[2:-1]), row[-1]) for row in rows}
 
     def commit(self, unit: Processed) -> int:
-        with self._lake.writing:
+        with self._lake.writing, self._available("what became of a commit is not known yet"):
             return self._commit(unit)
 
     def _commit(self, unit: Processed) -> int:
         written: list[str] = []
+        committing = False
         try:
             self._cursor.execute("BEGIN TRANSACTION")
             self._move_positions(unit)  # first: a fenced commit has then written no file
             self._append_all(unit, written)
+            committing = True
             self._cursor.execute("COMMIT")
         except Fenced:
             roll_back(self._cursor)
             raise
         except (duckdb.Error, OSError) as trouble:
             roll_back(self._cursor)
-            self._resolve(unit, trouble, written)
+            self._broken = broken(trouble)
+            self._resolve(unit, trouble, [] if committing and self._may_still_commit(trouble) else written)
         return self._lake.snapshot_id(self._cursor)
 
     def accepted_keys(self, partition: int, since_hour: int) -> Iterator[AcceptedKeys]:
-        cursor = self._lake.cursor()
-        try:
-            parameters: dict[str, Any] = {"partition": partition, "since": _EPOCH + timedelta(hours=since_hour)}
+        parameters: dict[str, Any] = {"partition": partition, "since": _EPOCH + timedelta(hours=since_hour)}
+        with self._available("keys cannot be read"), self._lake.borrowed() as cursor:
             moved = self._moved_to(partition)
             here = '"partition" = $partition' + (" OR tenant IN (SELECT unnest($moved))" if moved else "")
             reader = cursor.execute(
@@ -140,8 +146,6 @@ class LakeLedger:
             ).to_arrow_reader(self._chunk_rows)
             for batch in reader:
                 yield AcceptedKeys(_halves(cast("pa.ExtensionArray[Any]", batch.column(0))), batch.column(1).to_numpy())
-        finally:
-            cursor.close()
 
     def _moved_to(self, partition: int) -> list[str]:
         """Tenants that belong in the partition and have events elsewhere: the topic grew."""
@@ -156,11 +160,26 @@ class LakeLedger:
     def spend(self, edges_us: Sequence[int]) -> pa.Table:
         whole_hours = all(edge % _HOUR_US == 0 for edge in edges_us)
         table = ROLLUP_HOUR if whole_hours else ROLLUP_MINUTE
-        result = self._cursor.execute(_spend_sql(table), {"edges": list(edges_us)}).to_arrow_table()
+        with self._available("spend cannot be read"):
+            result = self._cursor.execute(_spend_sql(table), {"edges": list(edges_us)}).to_arrow_table()
         return result.cast(SPEND_SCHEMA)
 
     def close(self) -> None:
-        self._cursor.close()
+        put_away(self._cursor)
+
+    @contextmanager
+    def _available(self, otherwise: str) -> Iterator[None]:
+        try:
+            if self._broken:
+                put_away(self._cursor)
+                self._cursor = self._lake.cursor()
+                self._broken = False
+            yield
+        except TROUBLE as trouble:
+            self._broken = self._broken or broken(trouble)
+            if not passing(trouble):
+                raise
+            raise LedgerUnavailable(f"{otherwise}: {self._told(trouble)}") from self._cause(trouble)
 
     def _told(self, trouble: Exception) -> str:
         return self._lake.config.without_secrets(str(trouble))
@@ -204,10 +223,14 @@ class LakeLedger:
 
     # -- after trouble -------------------------------------------------------------------------------------------
 
+    def _may_still_commit(self, trouble: Exception) -> bool:
+        """Whether PostgreSQL may yet do what a COMMIT without an answer asked for, after we have read positions."""
+        return self._lake.config.on_postgres and "conflict" not in str(trouble).lower()
+
     def _resolve(self, unit: Processed, trouble: duckdb.Error | OSError, written: Sequence[str]) -> None:
         """What became of a commit that failed, by the stored positions. Returns when it is in the lake after all.
 
-        Its files are removed only when it is known not to be: the rest is for maintenance.
+        Its files, `written`, are removed only when it is known not to be: the rest is for maintenance.
         """
         stored = self.positions()
         if all(stored[partition] == after for partition, after in unit.after.items()):
@@ -217,8 +240,8 @@ class LakeLedger:
                 self._lake.store.remove(path)
         for partition, before in sorted(unit.before.items()):
             if stored[partition].next_offset != before.next_offset:
-                raise Fenced(partition, before.next_offset, stored[partition].next_offset) from trouble
-        if isinstance(trouble, TRANSIENT):
+                raise Fenced(partition, before.next_offset, stored[partition].next_offset) from self._cause(trouble)
+        if passing(trouble):
             raise LedgerUnavailable(f"nothing was committed: {self._told(trouble)}") from self._cause(trouble)
         raise trouble
 

@@ -15,15 +15,7 @@ import psycopg
 from filelock import FileLock, Timeout
 from psycopg.conninfo import make_conninfo
 
-LINK: Final[dict[str, str | int]] = {
-    "connect_timeout": 5,  # seconds: a catalogue that is down is met as trouble, not as silence
-    "keepalives_idle": 5,  # and so is a server that vanished without a word: after some 15 s
-    "keepalives_interval": 3,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 15_000,  # milliseconds
-    "application_name": "meterhouse",
-}
-"""How we connect to PostgreSQL, as parameters of libpq."""
+from meterhouse.warehouse.postgres import LINK
 
 Turn = Literal["tables", "maintenance"]
 _LOCKS: Final[dict[Turn, int]] = {"tables": 0x6D65746C, "maintenance": 0x6D65746D}

@@ -1,6 +1,6 @@
 """Maintenance of the lake: merges small files, adds up deltas, lets old snapshots go, removes files nobody needs.
 
-It runs in the writer's process between commits and changes no report. Files are merged by writing one, deleting the
+It runs in a writer's process between its commits and changes no report. Files are merged by writing one, deleting the
 rows of the others and naming the new one, in one transaction: a reader of an older snapshot goes on reading the old
 files. (DuckLake's own `merge_adjacent_files` shows the newer rows to a reader whose transaction began before them.)
 """
@@ -18,8 +18,9 @@ from uuid import uuid4
 
 import duckdb
 
-from meterhouse.warehouse.lake import TRANSIENT, Lake, roll_back
+from meterhouse.warehouse.lake import TROUBLE, Lake, passing, roll_back
 from meterhouse.warehouse.lake_schema import ADD_FILES, TABLES, LakeTable, delta_sum_sql, quoted, sql_text
+from meterhouse.warehouse.lake_turns import turn
 
 _DAY_US: Final = 86_400 * 1_000_000
 _MIB: Final = 1 << 20
@@ -64,6 +65,7 @@ class MaintenanceReport:
     deleted_files: int = 0
     orphans: int = 0
     duration_us: int = 0
+    elsewhere: bool = False  # another process is at it: nothing was done
     trouble: tuple[str, ...] = field(default=())  # steps that could not be done; the next run tries again
 
 
@@ -76,24 +78,40 @@ def maintain(
 ) -> MaintenanceReport:
     """Does what is due at `now_us` (microseconds, of the clock that snapshots have). Cheap when nothing is.
 
-    Waits for a commit in progress, and holds up the next. Passing trouble is told in the report, not raised.
+    Waits for a commit of this process in progress, and holds up the next. Of several processes one at a time does it,
+    the others do nothing. Passing trouble is told in the report, not raised.
     """
-    settings = settings or MaintenanceSettings()
     started = timer()
     report = MaintenanceReport()
-    with lake.writing:
-        cursor = lake.cursor()
-        try:
-            for step in (_merge, _expire, _drop_positions, _delete_files, _delete_orphans):
-                try:
-                    report = step(_Run(lake, cursor, now_us, settings), report)
-                except TRANSIENT as trouble:
-                    roll_back(cursor)
-                    told = lake.config.without_secrets(str(trouble))
-                    report = replace(report, trouble=(*report.trouble, f"{step.__name__.strip('_')}: {told}"))
-        finally:
-            cursor.close()
+    try:
+        with lake.writing, turn(lake.config.catalogue, "maintenance") as ours:
+            if not ours:
+                return replace(report, elsewhere=True)
+            with lake.borrowed() as cursor:
+                report = _steps(_Run(lake, cursor, now_us, settings or MaintenanceSettings()))
+    except TROUBLE as trouble:
+        if not passing(trouble):
+            raise
+        report = _troubled(report, lake, "beginning", trouble)
     return replace(report, duration_us=round((timer() - started) * 1e6))
+
+
+def _steps(run: _Run) -> MaintenanceReport:
+    report = MaintenanceReport()
+    for step in (_merge, _expire, _drop_positions, _delete_files, _delete_orphans):
+        try:
+            report = step(run, report)
+        except TROUBLE as trouble:
+            roll_back(run.cursor)
+            if not passing(trouble):
+                raise
+            report = _troubled(report, run.lake, step.__name__.strip("_"), trouble)
+    return report
+
+
+def _troubled(report: MaintenanceReport, lake: Lake, step: str, trouble: Exception) -> MaintenanceReport:
+    told = lake.config.without_secrets(str(trouble))
+    return replace(report, trouble=(*report.trouble, f"{step}: {told}"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from meterhouse.warehouse.control import ControlUnavailable
 from meterhouse.warehouse.control_tables import REJECT_RESOLUTIONS as TABLE
-from meterhouse.warehouse.database import reading, writing
+from meterhouse.warehouse.database import TROUBLE, reading, writing
 
 Action = Literal["requeue", "repair", "discard"]
 State = Literal["pending", "done"]
@@ -85,7 +85,7 @@ class RejectResolutions:
 def _available() -> Iterator[None]:
     try:
         yield
-    except sa.exc.OperationalError as error:
+    except TROUBLE as error:
         raise ControlUnavailable(f"the control database does not answer ({error.orig}): try again") from error
 
 

@@ -29,9 +29,10 @@ GLOBEX = CONTROL.replace("rate_card:", "  - {id: globex, name: Globex, org: [gro
 CANARY = "c4n4ry-of-a-payload"
 
 
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    with House(Settings(home=tmp_path / "home"), writer=True) as house:
+@pytest.fixture(params=["sqlite", "postgres"])
+def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
+    control = request.getfixturevalue("postgres").new_database() if request.param == "postgres" else None
+    with House(Settings(home=tmp_path / "home", control=control), writer=True) as house:
         apply(house, CONTROL)
         yield house
 

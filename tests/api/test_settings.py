@@ -56,13 +56,15 @@ def test_a_database_that_is_not_postgresql_is_refused_by_the_name_of_its_variabl
     assert SECRET not in said
 
 
-@pytest.mark.parametrize("place", ["/data", "s3://", "https://host/bucket", f"s3://k:{SECRET}@bucket"])
+@pytest.mark.parametrize(
+    "place", ["/data", "s3://", "s3://bucket", "s3://bucket/a*b", "https://host/bucket", f"s3://k:{SECRET}@bucket"]
+)
 def test_files_are_on_s3_or_in_the_home(place: str) -> None:
     assert "METERHOUSE_DATA: " in refused(**(S3 | {"data": place}))
 
 
 def test_s3_without_a_key_names_the_variable_that_is_missing() -> None:
-    said = refused(data="s3://lake", s3_access_key=SECRET)
+    said = refused(data="s3://lake/books", s3_access_key=SECRET)
     assert "METERHOUSE_S3_SECRET_KEY" in said
     assert "METERHOUSE_S3_ACCESS_KEY" not in said
 

@@ -5,26 +5,23 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
+from meterhouse.streams.alerts import OutboxUnavailable
 from meterhouse.streams.control import EMPTY
+from meterhouse.warehouse.alert_outbox import SqlAlertOutbox
 from meterhouse.warehouse.control import ControlConflict, ControlRefused, ControlStore, ControlUnavailable
 from meterhouse.warehouse.control_tables import METADATA
-from meterhouse.warehouse.database import DatabaseTooNew, open_database, sqlite_url, writing
+from meterhouse.warehouse.database import TROUBLE, DatabaseTooNew, open_database, sqlite_url, writing
 from meterhouse.warehouse.migrations import HEAD
+from meterhouse.warehouse.reject_resolutions import RejectPlace, RejectResolutions
+from tests.services.databases import with_driver
+from tests.services.postgres import Postgres, own_postgres
 from tests.warehouse.control_texts import NOW_US, edited, planned
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[sa.Engine]:
-    engine = open_database(sqlite_url(tmp_path / "control.sqlite"))
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture
@@ -122,13 +119,13 @@ def test_removals_moved_ends_and_orders_are_stored(store: ControlStore) -> None:
 def test_a_failure_in_the_middle_of_an_apply_changes_nothing(engine: sa.Engine, store: ControlStore) -> None:
     with writing(engine) as connection:
         connection.execute(sa.text("DROP TABLE control_versions"))
-    with pytest.raises(ControlUnavailable, match="no such table"):
+    with pytest.raises(ControlUnavailable, match=r"no such table|does not exist"):
         store.apply(planned(edited()), NOW_US)
     assert store.snapshot() == EMPTY
 
 
-def test_readers_see_the_old_version_while_a_writer_is_at_work(tmp_path: Path, store: ControlStore) -> None:
-    other = open_database(sqlite_url(tmp_path / "control.sqlite"))
+def test_readers_see_the_old_version_while_a_writer_is_at_work(control_url: str, store: ControlStore) -> None:
+    other = open_database(control_url)
     try:
         with writing(other) as connection:
             connection.execute(sa.text("UPDATE control SET version = 9"))
@@ -138,8 +135,9 @@ def test_readers_see_the_old_version_while_a_writer_is_at_work(tmp_path: Path, s
         other.dispose()
 
 
-def test_a_writer_has_its_lock_from_the_beginning(tmp_path: Path, engine: sa.Engine) -> None:
+def test_a_writer_has_its_lock_from_the_beginning(tmp_path: Path) -> None:
     # SQLite lets two readers in and then fails the second one's first write at once, however long it would wait.
+    engine = open_database(sqlite_url(tmp_path / "control.sqlite"))
     other = sqlite3.connect(tmp_path / "control.sqlite", timeout=0, isolation_level=None)
     try:
         with writing(engine), pytest.raises(sqlite3.OperationalError, match="locked"):
@@ -147,6 +145,7 @@ def test_a_writer_has_its_lock_from_the_beginning(tmp_path: Path, engine: sa.Eng
         other.execute("BEGIN IMMEDIATE")
     finally:
         other.close()
+        engine.dispose()
 
 
 APPLY = """
@@ -168,11 +167,10 @@ for number in range(5):
 """
 
 
-def test_processes_that_open_and_apply_at_once_lose_nothing(tmp_path: Path) -> None:
-    url = sqlite_url(tmp_path / "control.sqlite")
-    running = [subprocess.Popen([sys.executable, "-c", APPLY, url, name]) for name in "abc"]
+def test_processes_that_open_and_apply_at_once_lose_nothing(control_url: str) -> None:
+    running = [subprocess.Popen([sys.executable, "-c", APPLY, control_url, name]) for name in "abc"]
     assert [process.wait(120) for process in running] == [0, 0, 0]
-    engine = open_database(url)
+    engine = open_database(control_url)
     snapshot = ControlStore(engine).snapshot()
     history = ControlStore(engine).history()
     engine.dispose()
@@ -191,45 +189,13 @@ def test_the_migrations_make_the_tables_that_the_code_uses(engine: sa.Engine) ->
         assert context.get_current_revision() == HEAD
 
 
-def test_the_migrations_are_sql_for_postgresql_too() -> None:
-    from io import StringIO
-
-    from alembic.migration import MigrationContext
-    from alembic.operations import Operations
-
-    from meterhouse.warehouse.migrations.versions import r0001_control_data_and_alerts as first
-    from meterhouse.warehouse.migrations.versions import r0002_reject_resolutions as second
-
-    script = StringIO()
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    context = MigrationContext.configure(dialect=dialect, opts={"as_sql": True, "output_buffer": script})
-    with Operations.context(context):
-        first.upgrade()
-        second.upgrade()
-    assert [line for line in script.getvalue().splitlines() if line.startswith("CREATE TABLE")] == [
-        f"CREATE TABLE {name} ("
-        for name in (
-            "control",
-            "control_versions",
-            "tenants",
-            "rate_cards",
-            "budgets",
-            "objectives",
-            "alerts",
-            "reject_resolutions",
-        )
-    ]
-    assert 'id TEXT COLLATE "C" NOT NULL' in script.getvalue()
-
-
-def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
-    url = sqlite_url(tmp_path / "control.sqlite")
-    engine = open_database(url)
+def test_a_database_of_a_newer_version_is_left_alone(control_url: str) -> None:
+    engine = open_database(control_url)
     with writing(engine) as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = 'r9999'"))
     engine.dispose()
     with pytest.raises(DatabaseTooNew, match="schema r9999"):
-        open_database(url)
+        open_database(control_url)
 
 
 def test_a_path_with_spaces_and_signs_is_a_path(tmp_path: Path) -> None:
@@ -237,3 +203,51 @@ def test_a_path_with_spaces_and_signs_is_a_path(tmp_path: Path) -> None:
     odd.mkdir()
     open_database(sqlite_url(odd / "control.sqlite")).dispose()
     assert (odd / "control.sqlite").is_file()
+
+
+def test_a_server_that_restarts_is_told_and_its_return_is_enough() -> None:
+    with own_postgres() as server:
+        engine = open_database(with_driver(server.new_database()))
+        store, outbox, resolutions = ControlStore(engine), SqlAlertOutbox(engine), RejectResolutions(engine)
+        place = RejectPlace("usage.events", 0, 0, 0)
+        calls: list[tuple[Callable[[], object], type[Exception]]] = [
+            (store.version, ControlUnavailable),
+            (store.snapshot, ControlUnavailable),
+            (lambda: store.apply(planned("tenants: [{id: a}]"), NOW_US), ControlUnavailable),
+            (lambda: outbox.due(1, 1), OutboxUnavailable),
+            (lambda: outbox.failed("a", "503", None), OutboxUnavailable),
+            (lambda: resolutions.of([place]), ControlUnavailable),
+            (lambda: resolutions.finish([place]), ControlUnavailable),
+        ]
+        with engine.connect(), engine.connect():  # both go to the pool, and neither outlives the server
+            pass
+        server.restart()
+        assert store.version() == 0
+        server.kill()
+        for call, told in calls:
+            with pytest.raises(told) as trouble:
+                call()
+            assert "not-a-secret" not in str(trouble.value)
+        server.start()
+        assert list(outbox.due(1, 1)) == []
+        assert store.apply(planned("tenants: [{id: a}]"), NOW_US) == 1
+        engine.dispose()
+
+
+def test_a_server_that_is_not_there_is_an_error_of_the_driver_at_once() -> None:
+    with pytest.raises(TROUBLE):
+        open_database("postgresql+psycopg://nobody:not-a-secret@127.0.0.1:1/control")
+
+
+def test_a_hung_writer_does_not_hold_others_for_ever(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meterhouse.warehouse.database.BUSY_TIMEOUT_MS", 200)
+    url = with_driver(postgres.new_database())
+    engine, hung = open_database(url), open_database(url)
+    try:
+        with writing(hung) as connection:
+            connection.execute(sa.text("UPDATE control SET version = 9"))
+            with pytest.raises(ControlUnavailable, match="lock timeout"):
+                ControlStore(engine).apply(planned("tenants: [{id: a}]"), NOW_US)
+    finally:
+        engine.dispose()
+        hung.dispose()
