@@ -30,7 +30,7 @@ from meterhouse.warehouse.lake_schema import (
     sql_text,
 )
 from meterhouse.warehouse.lake_store import LakeStore, S3Place, StoreTrouble, store_of
-from meterhouse.warehouse.lake_turns import LakeBusy, LakeError, WriterLock, turn
+from meterhouse.warehouse.lake_turns import Gate, LakeBusy, LakeError, WriterLock, turn
 from meterhouse.warehouse.postgres import LINK
 
 __all__ = ["TROUBLE", "Lake", "LakeBusy", "LakeConfig", "LakeError", "LakeMissing", "LakeUnavailable", "WriterLock"]
@@ -161,6 +161,7 @@ class Lake:
         self._connection = attach(config, store, read_only=read_only)
         self._lock = lock
         self.writing = Lock()  # held by a commit or by maintenance of this process
+        self.gate = Gate(config.catalogue)
 
     @classmethod
     def open(cls, config: LakeConfig, *, read_only: bool = False) -> Self:
@@ -277,6 +278,7 @@ class Lake:
 
     def close(self) -> None:
         self._connection.close()
+        self.gate.close()
         if self._lock is not None:
             self._lock.release()
 

@@ -115,7 +115,8 @@ class LakeLedger:
         return {row[0]: Position(row[1], Counts(*row[2:-1]), row[-1]) for row in rows}
 
     def commit(self, unit: Processed) -> int:
-        with self._lake.writing, self._available("what became of a commit is not known yet"):
+        unknown = "what became of a commit is not known yet"
+        with self._lake.writing, self._available(unknown), self._lake.gate.through():
             return self._commit(unit)
 
     def _commit(self, unit: Processed) -> int:

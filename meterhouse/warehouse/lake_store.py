@@ -205,9 +205,10 @@ class S3Store:
         from pyarrow.fs import FileSelector, FileType
 
         try:
+            # A list's refusal says why, a look at a bucket does not; a list of no bucket is as one of no files.
+            self._files.get_file_info(FileSelector(_key(self.root), allow_not_found=True))
             if self._files.get_file_info(self._place.bucket).type == FileType.NotFound:
                 raise OSError("NO_SUCH_BUCKET")
-            self._files.get_file_info(FileSelector(_key(self.root), allow_not_found=True))
         except OSError as trouble:
             raise self._told(trouble) from None
 

@@ -7,7 +7,7 @@ work; the books do not rest on it: whoever loses it meanwhile meets a conflict a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
@@ -20,6 +20,8 @@ from meterhouse.warehouse.postgres import LINK
 Turn = Literal["tables", "maintenance"]
 _LOCKS: Final[dict[Turn, int]] = {"tables": 0x6D65746C, "maintenance": 0x6D65746D}
 """Numbers of the advisory locks, in the catalogue's database."""
+_GATE: Final = 0x6D65746E
+_GATE_MS: Final = 10_000  # a merge rewrites 64 MiB at most, in some 3 s; whoever holds the gate longer is paused
 
 
 class LakeError(Exception):
@@ -67,7 +69,7 @@ def turn(catalogue: Path | str, what: Turn, *, wait_s: float = 0) -> Iterator[bo
         connection = psycopg.connect(make_conninfo(catalogue, **LINK), autocommit=True)
     except psycopg.Error as trouble:
         raise TurnTrouble(str(trouble).strip()) from None
-    with connection:
+    with closing(connection):
         yield _got(connection, what, wait_s)
 
 
@@ -83,3 +85,41 @@ def _got(connection: psycopg.Connection, what: Turn, wait_s: float) -> bool:
     except psycopg.Error as trouble:
         raise TurnTrouble(str(trouble).strip()) from None
     return True
+
+
+class Gate:
+    """Commits of all processes pass it together, a merge alone: else it would conflict with every commit of the seconds
+    that it takes, and lose. Who does not get it in time, or finds PostgreSQL away, goes on without: order is all it is
+    for. Belongs to who holds `Lake.writing`."""
+
+    def __init__(self, catalogue: Path | str) -> None:
+        self._catalogue = catalogue
+        self._connection: psycopg.Connection | None = None  # kept: a commit then waits for one answer more, not three
+
+    @contextmanager
+    def through(self, *, alone: bool = False) -> Iterator[None]:
+        how = "" if alone else "_shared"
+        held = self._ask(f"SELECT pg_advisory_lock{how}({_GATE})")
+        try:
+            yield
+        finally:
+            if held:
+                self._ask(f"SELECT pg_advisory_unlock{how}({_GATE})")
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _ask(self, sql: str) -> bool:
+        if isinstance(self._catalogue, Path):
+            return False
+        try:
+            if self._connection is None:
+                place = make_conninfo(self._catalogue, **LINK, options=f"-c lock_timeout={_GATE_MS}")
+                self._connection = psycopg.connect(place, autocommit=True)
+            self._connection.execute(sql)
+        except psycopg.Error:
+            self.close()
+            return False
+        return True

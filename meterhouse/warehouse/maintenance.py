@@ -167,7 +167,8 @@ def _merge(run: _Run, report: MaintenanceReport) -> MaintenanceReport:
             if len(chosen) < 2:
                 continue
             budget_bytes -= sum(each.size_bytes for each in chosen)
-            before, after = _merge_files(run, table, chosen)
+            with run.lake.gate.through(alone=True):
+                before, after = _merge_files(run, table, chosen)
             report = replace(
                 report,
                 merged_files=report.merged_files + len(chosen),
