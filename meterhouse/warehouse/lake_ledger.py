@@ -236,8 +236,8 @@ class LakeLedger:
         stored = self.positions()
         if all(stored[partition] == after for partition, after in unit.after.items()):
             return
-        for path in written:
-            with suppress(OSError):  # what a store in trouble keeps is an orphan, which maintenance finds
+        with suppress(OSError):  # a store in trouble keeps the rest, as orphans, rather than hold us up for each
+            for path in written:
                 self._lake.store.remove(path)
         for partition, before in sorted(unit.before.items()):
             if stored[partition].next_offset != before.next_offset:

@@ -23,7 +23,7 @@ from meterhouse.warehouse.lake_schema import sql_text
 if TYPE_CHECKING:
     from pyarrow.fs import S3FileSystem
 
-# A request that stalls is given up after the second try: some 25 s at worst, and the meter tries its commit again.
+# A request that stalls is given up after the second try: a commit fails after 35 s, and the meter tries it again.
 _CONNECT_TIMEOUT_S: Final = 3
 _REQUEST_TIMEOUT_S: Final = 5  # without a byte in either direction
 _ATTEMPTS: Final = 2

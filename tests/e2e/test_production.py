@@ -1,4 +1,4 @@
-"""PostgreSQL and an S3-compatible store behind the same commands: the same bill, and not a secret in what is printed."""
+"""PostgreSQL and an S3-compatible store behind the same commands: the same bill, and no secret in what is printed."""
 
 from __future__ import annotations
 
