@@ -121,6 +121,14 @@ class LakeConfig:
                 text = text.replace(form, "***")
         return self.data.without_secrets(text) if isinstance(self.data, S3Place) else text
 
+    def told(self, trouble: Exception) -> str:
+        """Trouble in one line that a person can read: without secrets, and without all that DuckDB wraps it in."""
+        text = " ".join(self.without_secrets(str(trouble)).split())
+        if self.on_postgres and "connection to server" in text:  # before it: how DuckDB connects, twice
+            text = text[text.rindex("connection to server") :]
+        advice = self.data.advice(text) if isinstance(self.data, S3Place) else None
+        return advice or text
+
     @property
     def has_secrets(self) -> bool:
         """Whether a message of DuckDB may quote one, so that no such message is anybody's cause."""
@@ -256,8 +264,9 @@ class Lake:
             self._check_kept(snapshot)
 
     def _unavailable(self, trouble: Exception) -> LakeUnavailable:
-        told = self.config.without_secrets(str(trouble))
-        return LakeUnavailable(f"the lake at {self.config.named} cannot be read, try again: {told}")
+        return LakeUnavailable(
+            f"the lake at {self.config.named} cannot be read, try again: {self.config.told(trouble)}"
+        )
 
     def _check_kept(self, snapshot: int) -> None:
         with closing(self.cursor()) as cursor:
@@ -386,7 +395,7 @@ def attach(config: LakeConfig, store: LakeStore, *, read_only: bool) -> duckdb.D
 
 
 def _does_not_open(config: LakeConfig, trouble: Exception) -> LakeError:
-    told = config.without_secrets(str(trouble))
+    told = config.told(trouble)
     advice = "" if isinstance(trouble, StoreTrouble) else f". {_ADVICE[config.on_postgres]}"
     return LakeError(f"the lake at {config.named} does not open: {told}{advice}")
 

@@ -183,7 +183,7 @@ class LakeLedger:
             raise LedgerUnavailable(f"{otherwise}: {self._told(trouble)}") from self._cause(trouble)
 
     def _told(self, trouble: Exception) -> str:
-        return self._lake.config.without_secrets(str(trouble))
+        return self._lake.config.told(trouble)
 
     def _cause(self, trouble: Exception) -> Exception | None:
         return None if self._lake.config.has_secrets else trouble

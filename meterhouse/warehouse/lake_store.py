@@ -33,9 +33,11 @@ _UPLOADS: Final = 8  # at a time, of one commit: seven tables, mostly a file eac
 _ADVICE: Final = (
     ("NO_SUCH_BUCKET", "there is no such bucket: make it, or see METERHOUSE_DATA"),
     ("INVALID_ACCESS_KEY_ID", "it does not know the access key: see METERHOUSE_S3_ACCESS_KEY"),
+    ("USER_NOT_FOUND", "it does not know the access key: see METERHOUSE_S3_ACCESS_KEY"),  # versitygw's word
     ("SIGNATURE_DOES_NOT_MATCH", "the secret key is wrong: see METERHOUSE_S3_SECRET_KEY"),
     ("ACCESS_DENIED", "it denies access: the keys need to list, read, write and delete below METERHOUSE_DATA"),
     ("NETWORK_CONNECTION", "it does not answer: see that it runs there, and METERHOUSE_S3_ENDPOINT"),
+    ("ERROR FOR HTTP", "it does not answer: see that it runs there, and METERHOUSE_S3_ENDPOINT"),  # DuckDB's words
 )
 """What a person can do, by the store's own word for the trouble."""
 
@@ -151,6 +153,12 @@ class S3Place:
         """Host and port of the endpoint."""
         return urlsplit(self.endpoint).netloc if self.endpoint else None
 
+    def advice(self, text: str) -> str | None:
+        """What to do about a message of Arrow or DuckDB, which write the store's words differently."""
+        said = text.upper().replace("_", "")
+        found = next((advice for code, advice in _ADVICE if code.replace("_", "") in said), None)
+        return found and f"the lake's files at {self.named}: {found}"
+
     def without_secrets(self, text: str) -> str:
         return text.replace(self.secret_key, "***").replace(self.access_key, "***")
 
@@ -241,8 +249,7 @@ class S3Store:
 
     def _told(self, trouble: OSError) -> StoreTrouble:
         text = self._place.without_secrets(str(trouble))
-        advice = next((advice for code, advice in _ADVICE if code in text), text)
-        return StoreTrouble(f"the lake's files at {self._place.named}: {advice}")
+        return StoreTrouble(self._place.advice(text) or f"the lake's files at {self._place.named}: {text}")
 
 
 def store_of(place: Path | S3Place) -> LakeStore:

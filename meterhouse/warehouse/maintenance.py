@@ -110,8 +110,7 @@ def _steps(run: _Run) -> MaintenanceReport:
 
 
 def _troubled(report: MaintenanceReport, lake: Lake, step: str, trouble: Exception) -> MaintenanceReport:
-    told = lake.config.without_secrets(str(trouble))
-    return replace(report, trouble=(*report.trouble, f"{step}: {told}"))
+    return replace(report, trouble=(*report.trouble, f"{step}: {lake.config.told(trouble)}"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,10 +180,16 @@ def stopped_and_tried(server: MotoServer, ledger: LakeLedger, reader: Lake) -> N
 def test_a_store_that_does_not_let_us_in_is_one_message_without_keys(
     config: LakeConfig, change: dict[str, str], advice: str
 ) -> None:
+    with Lake.open(config) as lake:
+        ledger = LakeLedger(lake)
+        ledger.seed(1)
+        commit(ledger, 1)
     wrong = replace(config, data=replace(place_of(config), **change))
     with pytest.raises(LakeError, match=advice) as told:
         Lake.open(wrong)
-    said = str(told.value) + repr(told.value) + repr(wrong)
+    with pytest.raises(LakeUnavailable, match=advice) as unread, Lake.open(wrong, read_only=True).read() as cursor:
+        cursor.execute("SELECT sum(cost_pico) FROM charges").fetchall()
+    said = str(told.value) + repr(told.value) + str(unread.value) + repr(wrong)
     assert "c4n4ry" not in said
     assert place_of(config).secret_key not in said
     assert "not-a-secret" not in said
