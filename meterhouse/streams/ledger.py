@@ -85,6 +85,11 @@ class Counts:
     rejected: int = 0
     forwarded: int = 0
 
+    @property
+    def accepted(self) -> int:
+        """Events whose key was new: each is one row of the lake."""
+        return self.billed + self.unpriced + self.unbilled + self.informational
+
     def __add__(self, other: Counts) -> Counts:
         return Counts(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
 
@@ -165,10 +170,16 @@ class Ledger(Protocol):
         """
         ...
 
-    def accepted_keys(self, partition: int, since_hour: int) -> Iterator[AcceptedKeys]:
+    def accepted_keys(self, partition: int, since_hour: int, since_offset: int | None = None) -> Iterator[AcceptedKeys]:
         """Keys of the partition's committed events (charges and node events) that arrived in hour `since_hour` or
         later, in chunks: what the dedupe index is rebuilt from. Also those of events that stood elsewhere when the
-        topic had fewer partitions, and whose tenant belongs here under the layout of `seed`."""
+        topic had fewer partitions, and whose tenant belongs here under the layout of `seed`.
+
+        With `since_offset` only those that stand in this partition, there or behind it."""
+        ...
+
+    def identity(self) -> str:
+        """Names this lake among all lakes, for ever: what is derived from it and kept elsewhere carries it."""
         ...
 
     def spend(self, edges_us: Sequence[int]) -> pa.Table:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal, localcontext
 from threading import Lock
 from typing import Final
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -59,6 +60,7 @@ class MemoryStore:
     positions: dict[int, Position] = field(default_factory=dict)
     layout: int = 0
     lock: Lock = field(default_factory=Lock)
+    identity: str = field(default_factory=lambda: str(uuid4()))
 
     def table(self, name: str) -> pa.Table:
         """All rows committed to `charges`, `node_events`, `minutes`, `hours` or `latency`."""
@@ -105,19 +107,26 @@ class MemoryLedger:
             self.store.units.append(unit)
             return len(self.store.units)
 
-    def accepted_keys(self, partition: int, since_hour: int) -> Iterator[AcceptedKeys]:
+    def accepted_keys(self, partition: int, since_hour: int, since_offset: int | None = None) -> Iterator[AcceptedKeys]:
         for name in ("charges", "node_events"):
-            table = self.store.table(name).select(["key", "partition", "arrived", "tenant"])
+            table = self.store.table(name).select(["key", "partition", "offset", "arrived", "tenant"])
             hours = pc.cast(table["arrived"], pa.int64()).to_numpy() // _HOUR_US
             layout = self._layout or self.store.layout
             homes = np.array([partition_of(str(tenant).encode(), layout) for tenant in table["tenant"].to_pylist()])
-            mine = ((table["partition"].to_numpy() == partition) | (homes == partition)) & (hours >= since_hour)
+            stands_here = table["partition"].to_numpy() == partition
+            if since_offset is None:
+                mine = (stands_here | (homes == partition)) & (hours >= since_hour)
+            else:
+                mine = stands_here & (table["offset"].to_numpy() >= since_offset) & (hours >= since_hour)
             keys = table["key"].filter(pa.array(mine)).to_pylist()
             halves = np.frombuffer(b"".join(key for key in keys if key is not None), np.uint64).reshape(-1, 2)
             arrived_hour = hours[mine].astype(np.int32)
             for first in range(0, len(keys), self._chunk_rows):
                 chunk = slice(first, first + self._chunk_rows)
                 yield AcceptedKeys(halves[chunk], arrived_hour[chunk])
+
+    def identity(self) -> str:
+        return self.store.identity
 
     def spend(self, edges_us: Sequence[int]) -> pa.Table:
         billed = self.store.table("minutes").filter(pc.field("disposition") == "billed")

@@ -285,6 +285,15 @@ class Lake:
         assert row is not None
         return int(row[0])
 
+    def identity(self, cursor: duckdb.DuckDBPyConnection) -> str:
+        """What the catalogue calls its table of charges: made with the lake, and no other lake's."""
+        row = cursor.execute(
+            f"SELECT table_uuid::VARCHAR FROM {self.config.metadata}.ducklake_table"
+            " WHERE table_name = 'charges' AND end_snapshot IS NULL"
+        ).fetchone()
+        assert row is not None
+        return str(row[0])
+
     def close(self) -> None:
         self._connection.close()
         self.gate.close()

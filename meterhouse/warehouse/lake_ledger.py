@@ -137,14 +137,16 @@ class LakeLedger:
             self._resolve(unit, trouble, [] if committing and self._may_still_commit(trouble) else written)
         return self._lake.snapshot_id(self._cursor)
 
-    def accepted_keys(self, partition: int, since_hour: int) -> Iterator[AcceptedKeys]:
-        parameters: dict[str, Any] = {"partition": partition, "since": _EPOCH + timedelta(hours=since_hour)}
+    def accepted_keys(self, partition: int, since_hour: int, since_offset: int | None = None) -> Iterator[AcceptedKeys]:
+        asked: dict[str, Any] = {"partition": partition, "since": _EPOCH + timedelta(hours=since_hour)}
         with self._available("keys cannot be read"), self._lake.borrowed() as cursor:
-            moved = self._moved_to(partition)
-            here = '"partition" = $partition' + (" OR tenant IN (SELECT unnest($moved))" if moved else "")
-            reader = cursor.execute(
-                _sql("accepted_keys").replace("$here", here), parameters | ({"moved": moved} if moved else {})
-            ).to_arrow_reader(self._chunk_rows)
+            here = '"partition" = $partition'
+            if since_offset is not None:
+                here, asked["since_offset"] = f'{here} AND "offset" >= $since_offset', since_offset
+            elif moved := self._moved_to(partition):
+                here, asked["moved"] = f"{here} OR tenant IN (SELECT unnest($moved))", moved
+            sql = _sql("accepted_keys").replace("$here", here)
+            reader = cursor.execute(sql, asked).to_arrow_reader(self._chunk_rows)
             for batch in reader:
                 yield AcceptedKeys(_halves(cast("pa.ExtensionArray[Any]", batch.column(0))), batch.column(1).to_numpy())
 
@@ -157,6 +159,9 @@ class LakeLedger:
             homes = [(partition_of(tenant.encode(), layout), at, tenant) for at, tenant in rows]
             self._moved = [(home, tenant) for home, at, tenant in homes if home != at]
         return sorted({tenant for home, tenant in self._moved if home == partition})
+
+    def identity(self) -> str:
+        return self._lake.identity(self._cursor)
 
     def spend(self, edges_us: Sequence[int]) -> pa.Table:
         whole_hours = all(edge % _HOUR_US == 0 for edge in edges_us)

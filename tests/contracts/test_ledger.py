@@ -219,6 +219,34 @@ def test_accepted_keys_are_those_of_charges_and_node_events_of_one_partition(led
     assert sorted(stored) == sorted(expected)
 
 
+def test_accepted_keys_begin_with_the_offset_asked_for(ledger: Ledger) -> None:
+    units = committed(ledger, [Shape(seed=1), Shape(seed=2), Shape(seed=3, partition=1)])
+    behind = units[0].after[0].next_offset
+    stored = [keys.tobytes() for chunk in ledger.accepted_keys(0, 0, behind) for keys in chunk.halves]
+    assert sorted(stored) == sorted(key for key, _ in keys_of(units[1]))
+    assert list(ledger.accepted_keys(0, 0, units[1].after[0].next_offset)) == []
+
+
+def test_keys_of_tenants_that_moved_here_stand_at_no_offset_of_this_partition(place: Place) -> None:
+    old = place.open()
+    old.seed(1)
+    committed(old, [Shape(seed=1, tenants=8)])
+    ledger = place.open()
+    ledger.seed(2)
+    moved = [sum(len(keys.halves) for keys in ledger.accepted_keys(1, 0, since)) for since in (None, 0)]
+    assert moved[0] > 0
+    assert moved[1] == 0
+
+
+def test_a_lake_keeps_its_name_and_no_other_lake_has_it(place: Place, ledger: Ledger, tmp_path: Path) -> None:
+    name = ledger.identity()
+    committed(ledger, [Shape()])
+    assert place.open().identity() == name
+    with Lake.open(LakeConfig(tmp_path / "other.sqlite", tmp_path / "other", threads=1)) as other:
+        assert LakeLedger(other).identity() != name
+    assert MemoryLedger().identity() not in (name, MemoryLedger().identity())
+
+
 def test_accepted_keys_begin_with_the_hour_asked_for(ledger: Ledger) -> None:
     (made,) = committed(ledger, [Shape(charges=200, node_events=50)])
     since_hour = START_US // HOUR_US + 1
