@@ -14,7 +14,7 @@ a duplicate then depends on the log alone, not on how it is cut into batches.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +72,33 @@ def _chunk_halves(chunk: pa.Array[Any]) -> Halves:
     return words[2 * chunk.offset : 2 * (chunk.offset + len(chunk))].reshape(-1, 2)
 
 
+def never_back(arrived_hour: Hours, newest: int | None) -> Ints:
+    """Hours of arrival, all at or after `newest`, as int64. Raises ValueError when they go back."""
+    hours = arrived_hour.astype(np.int64)
+    before = hours[:1] if newest is None else np.array([newest])
+    if bool((np.diff(hours, prepend=before) < 0).any()):
+        raise ValueError(
+            "hours of arrival go back: pass the running maximum of the partition's append times, "
+            "or what is a duplicate would depend on how the log is cut"
+        )
+    return hours
+
+
+class KeyIndex(Protocol):
+    """What the pipeline asks which keys of a partition are new: `DedupeIndex`, or one with tiers beyond memory."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int:
+        """Of memory."""
+        ...
+
+    def filter(self, halves: Halves, arrived_hour: Hours) -> Mask:
+        """As `DedupeIndex.filter`."""
+        ...
+
+
 class DedupeIndex:
     """The accepted keys of one partition.
 
@@ -110,13 +137,7 @@ class DedupeIndex:
         A mask's False is a duplicate of an earlier batch or of an earlier row. Raises ValueError when hours go back:
         the caller makes arrival monotonic.
         """
-        hours = arrived_hour.astype(np.int64)
-        newest = hours[:1] if self._newest is None else np.array([self._newest])
-        if bool((np.diff(hours, prepend=newest) < 0).any()):
-            raise ValueError(
-                "hours of arrival go back: pass the running maximum of the partition's append times, "
-                "or what is a duplicate would depend on how the log is cut"
-            )
+        hours = never_back(arrived_hour, self._newest)
         accepted = np.zeros(len(hours), dtype=np.bool_)
         start = 0
         while start < len(hours):
@@ -138,6 +159,12 @@ class DedupeIndex:
             self._newest = newest if self._newest is None else max(newest, self._newest)
             self._make_room(len(hours), self._newest, self._newest)
             self._used += self._take_in(halves[part], self._counted(hours))
+
+    def kept(self, after_hour: int) -> tuple[Halves, Ints]:
+        """Keys (n, 2) that were accepted after an hour not before the window, with their hours; nearly by hash."""
+        live = np.flatnonzero(_live(self._words, after_hour - (self._base or 0) + 1))
+        hours = (self._words[live] & _HOUR_BITS).astype(np.int64) - 1 + (self._base or 0)
+        return _halves(self._keys.take(live)), hours
 
     def _accept(self, halves: Halves, hours: Ints) -> Mask:
         accepted = np.zeros(len(halves), dtype=np.bool_)
@@ -250,7 +277,7 @@ class DedupeIndex:
         self._words[piece] = 0
         if not len(live):
             return above
-        homes = _homes(_mixed(_halves(keys)), self._blocks) * BLOCK
+        homes = _homes(mixed(_halves(keys)), self._blocks) * BLOCK
         order = np.argsort(homes, kind="stable")  # nearly sorted already
         homes, keys, words = homes[order], keys[order], words[order]
         # Each stands at its home or just behind its predecessor: slot = max(home, slot before + 1).
@@ -275,11 +302,11 @@ class _Probe:
 
     def __init__(self, halves: Halves, blocks: int) -> None:
         halves = np.ascontiguousarray(halves)
-        mixed = _mixed(halves)
+        hashes = mixed(halves)
         self.keys = _whole(halves)
         self.rows: Ints = np.arange(len(halves))
-        self._tags = ((mixed >> _16) & np.uint64(_HOUR_BITS)).astype(np.uint32)
-        self._at = _homes(mixed, blocks)
+        self._tags = ((hashes >> _16) & np.uint64(_HOUR_BITS)).astype(np.uint32)
+        self._at = _homes(hashes, blocks)
         self._ruled_out = np.zeros(len(halves), dtype=np.uint64)
 
     @property
@@ -342,17 +369,17 @@ def _blocks_for(ids: int) -> int:
     return max(MIN_BLOCKS, int(ids / MAX_LOAD / BLOCK) + 1)
 
 
-def _mixed(halves: Halves) -> Bytes8:
-    """64 bits of hash in which any bit of either half moves the upper ones."""
-    mixed = (halves[:, 0] * _MIX[0]) ^ halves[:, 1]
-    mixed ^= mixed >> _32
-    mixed *= _MIX[1]
-    return mixed
+def mixed(halves: Halves) -> Bytes8:
+    """64 bits of hash in which any bit of either half moves the upper ones. With the second half they are the key."""
+    hashes = (halves[:, 0] * _MIX[0]) ^ halves[:, 1]
+    hashes ^= hashes >> _32
+    hashes *= _MIX[1]
+    return hashes
 
 
-def _homes(mixed: Bytes8, blocks: int) -> Ints:
+def _homes(hashes: Bytes8, blocks: int) -> Ints:
     """The upper 32 bits of the hash scaled to 0 .. blocks - 1: a larger hash has no lower home."""
-    return (((mixed >> _32) * np.uint64(blocks)) >> _32).view(np.int64)
+    return (((hashes >> _32) * np.uint64(blocks)) >> _32).view(np.int64)
 
 
 def _whole(halves: Halves) -> Keys:

@@ -20,7 +20,7 @@ from meterhouse.ingest.batch import EVENT_SCHEMA, TIME, Decoded
 from meterhouse.ingest.event import REQUEST_TYPE, TOKEN_KINDS
 from meterhouse.ingest.log import Records
 from meterhouse.streams.columns import codes_of, int32s, int64s, names_of, one_chunk
-from meterhouse.streams.dedupe import DedupeIndex, key_halves
+from meterhouse.streams.dedupe import KeyIndex, key_halves
 from meterhouse.streams.ledger import CHARGE_SCHEMA, NODE_EVENT_SCHEMA, Counts, Position, Processed
 from meterhouse.streams.money import pico_sum
 from meterhouse.streams.rate_card import Rates
@@ -41,7 +41,7 @@ def process(
     records: Sequence[Records],
     decoded: Decoded,
     before: Mapping[int, Position],
-    indexes: Mapping[int, DedupeIndex],
+    indexes: Mapping[int, KeyIndex],
     rates: Rates,
 ) -> Processed:
     """What a run of records came to.

@@ -137,7 +137,7 @@ def test_what_left_the_window_makes_room_without_growing() -> None:
 
 
 def test_keys_of_one_home_are_kept_apart_and_the_table_runs_on_beyond_its_end() -> None:
-    # All with the same hash: what `_mixed` makes of (x, y) does not change when y follows x.
+    # All with the same hash: what `mixed` makes of (x, y) does not change when y follows x.
     rows = 1_500
     first = np.arange(rows, dtype=np.uint64)
     one_home = np.column_stack((first, first * np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(0xFEDCBA9876543210)))
