@@ -50,6 +50,8 @@ class Settings(BaseSettings):
     log_max_bytes: int = Field(64 * 2**30, gt=0, description="size limit of the embedded log, bytes")
     log_retention_days: int = Field(35, ge=1, description="how long the log keeps usage events")
     dedupe_window_hours: int = Field(35 * 24, ge=1, description="how long a resent event is recognised, by arrival")
+    dedupe_path: Path | None = Field(None, description="folder of the dedupe window's local files; unset: in home")
+    dedupe_memory_mib: int = Field(2560, ge=64, description="memory of the dedupe window: newest ids and filters")
     max_ahead_s: int = Field(3_600, ge=0, description="an event whose time is further ahead of its arrival is rejected")
     max_behind_s: int = Field(35 * 86_400, ge=0, description="an event older than this at its arrival is rejected")
     commit_every_s: float = Field(1.0, gt=0, le=300)
@@ -141,6 +143,10 @@ class Settings(BaseSettings):
     @property
     def catalogue_path(self) -> Path:
         return self.home / "lake" / "catalogue.sqlite"
+
+    @property
+    def dedupe_folder(self) -> Path:
+        return self.dedupe_path or self.home / "dedupe"
 
     @property
     def data_path(self) -> Path:

@@ -21,6 +21,7 @@ from meterhouse.ingest.sqlite_log import SqliteLog
 from meterhouse.ingest.topics import DAY_US, declared, embedded
 from meterhouse.streams.budget_worker import EmbeddedBudgetWorker
 from meterhouse.streams.control import Snapshot
+from meterhouse.streams.dedupe_store import Dedupe, TieredDedupe
 from meterhouse.streams.meter import Meter, MeterSettings
 from meterhouse.streams.watch import MeterHooks
 from meterhouse.warehouse.alert_outbox import SqlAlertOutbox
@@ -140,8 +141,14 @@ class House:
                 window_hours=settings.dedupe_window_hours,
                 lateness=self.lateness,
             ),
-            hooks=MeterHooks(self.metrics, housekeeping.between_commits),
+            hooks=MeterHooks(self.metrics, housekeeping.between_commits, self.dedupe()),
         )
+
+    def dedupe(self) -> Dedupe:
+        """The dedupe window of one meter, which closes it."""
+        settings = self.settings
+        memory_bytes = settings.dedupe_memory_mib * 2**20
+        return TieredDedupe(settings.dedupe_folder, settings.dedupe_window_hours, memory_bytes)
 
     def budget_worker(self) -> EmbeddedBudgetWorker:
         return EmbeddedBudgetWorker(

@@ -241,6 +241,8 @@ class TieredIndex:
 
     def committed(self, position: Position) -> None:
         """The lake has all that was accepted before `position`."""
+        if position.next_offset < self._tiers.committed.next_offset:
+            return  # news of a commit that was in flight when this index was opened
         if self._commit(position) or self._tiers.sealed:
             self._nudge()
 

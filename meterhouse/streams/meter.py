@@ -32,7 +32,9 @@ from meterhouse.ingest.log import (
 from meterhouse.streams.budget_totals import BudgetTotal, BudgetTotals, LayoutMark
 from meterhouse.streams.committer import Committer, Dropped, MeterStopped
 from meterhouse.streams.control import Snapshot
-from meterhouse.streams.dedupe import DedupeIndex
+from meterhouse.streams.dedupe import KeyIndex
+from meterhouse.streams.dedupe_runs import Damaged
+from meterhouse.streams.dedupe_store import Dedupe, MemoryDedupe
 from meterhouse.streams.ledger import Ledger, Position
 from meterhouse.streams.meter_buffer import Buffer, Work, events_read
 from meterhouse.streams.pipeline import process
@@ -42,7 +44,6 @@ from meterhouse.streams.watch import Lag, MeterHooks
 
 __all__ = ["Meter", "MeterSettings", "MeterStopped", "Progress"]
 
-_HOUR_US: Final = 3_600 * 1_000_000
 FLUSH_S: Final = 30.0
 """For the last totals at the end of a run: a leader that died is replaced in a few seconds."""
 TAKE_OVER_TRIES: Final = 5
@@ -102,6 +103,7 @@ class Meter:
         self.settings = settings or MeterSettings()
         hooks = hooks or MeterHooks()
         self._watch = hooks.watch
+        self._dedupe: Dedupe = MemoryDedupe(self.settings.window_hours) if hooks.dedupe is None else hooks.dedupe
         self._decoder = Decoder()
         self._snapshot = snapshots()
         self._rates = compile_rates(self._snapshot)
@@ -110,7 +112,7 @@ class Meter:
         self._totals = BudgetTotals(self._snapshot, self.settings.lateness)
         self._control_checked_us = clock()
         self._positions: dict[int, Position] = {}  # processed up to, of the partitions that are ours
-        self._indexes: dict[int, DedupeIndex] = {}
+        self._indexes: dict[int, KeyIndex] = {}
         self._dropped: frozenset[int] = frozenset()  # perhaps ours still: to be taken over again
         self._buffer = Buffer()
         self._processed = self._committed = self._records = 0
@@ -181,6 +183,7 @@ class Meter:
         self._closed = True
         self._consumer.close()
         self._committer.close()
+        self._dedupe.close()
         self._totals_out.close()
         self._decoder.close()
 
@@ -192,7 +195,12 @@ class Meter:
             polled, tenants=self._tenants, lateness=self.settings.lateness, partitions=self._layout
         )
         before = {records.partition: self._positions[records.partition] for records in polled}
-        unit = process(polled, decoded, before, self._indexes, self._rates)
+        try:
+            unit = process(polled, decoded, before, self._indexes, self._rates)
+        except Damaged as damage:
+            _log.warning("local dedupe files are damaged; the lake has their keys", reason=str(damage))
+            self._drop(frozenset(before))  # the others' indexes may have taken keys in already
+            return
         self._positions.update(unit.after)
         self._totals_out.offer(self._totals.add(unit.minutes, unit.after))
         self._buffer.add(Work(unit, decoded.forwards), self._clock())
@@ -259,6 +267,7 @@ class Meter:
         for partition in partitions:
             self._positions.pop(partition, None)
             self._indexes.pop(partition, None)
+            self._dedupe.drop(partition)
             self._totals.drop(partition)
         self._dropped |= partitions
 
@@ -298,18 +307,10 @@ class Meter:
 
     def _load(
         self, positions: Mapping[int, Position], edges: Sequence[int]
-    ) -> tuple[dict[int, DedupeIndex], pa.Table, Mapping[int, Position]]:
+    ) -> tuple[dict[int, KeyIndex], pa.Table, Mapping[int, Position]]:
         """Dedupe indexes and spend from the lake, and the positions as they are after reading both."""
-        indexes = {partition: self._index(partition, position) for partition, position in positions.items()}
+        indexes = {p: self._dedupe.open(p, position, self._ledger) for p, position in positions.items()}
         return indexes, self._ledger.spend(edges), self._ledger.positions()
-
-    def _index(self, partition: int, position: Position) -> DedupeIndex:
-        index = DedupeIndex(self.settings.window_hours)
-        newest_us = position.arrived_us
-        if newest_us is not None:
-            for keys in self._ledger.accepted_keys(partition, newest_us // _HOUR_US - self.settings.window_hours):
-                index.insert(keys.halves, keys.arrived_hour)
-        return index
 
     # -- totals --------------------------------------------------------------------------------------------------
 
@@ -356,6 +357,8 @@ class Meter:
             return
         if outcome.committed is not None:
             self._committed += events_read(outcome.committed)
+            for partition, position in outcome.committed.after.items():
+                self._dedupe.committed(partition, position)
         if outcome.fenced:
             self._drop(outcome.fenced)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from meterhouse.streams.dedupe_store import Dedupe
 from meterhouse.streams.ledger import Processed
 
 Delivered = Literal["delivered", "failed", "given_up"]
@@ -93,3 +94,4 @@ class MeterHooks:
 
     watch: MeterWatch = field(default_factory=Unwatched)
     between_commits: Callable[[], None] = nothing
+    dedupe: Dedupe | None = None  # where dedupe indexes come from, for this meter alone; None: all in memory

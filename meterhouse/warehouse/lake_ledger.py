@@ -161,7 +161,8 @@ class LakeLedger:
         return sorted({tenant for home, tenant in self._moved if home == partition})
 
     def identity(self) -> str:
-        return self._lake.identity(self._cursor)
+        with self._available("the lake's name cannot be read"):
+            return self._lake.identity(self._cursor)
 
     def spend(self, edges_us: Sequence[int]) -> pa.Table:
         whole_hours = all(edge % _HOUR_US == 0 for edge in edges_us)

@@ -238,11 +238,11 @@ def test_keys_of_tenants_that_moved_here_stand_at_no_offset_of_this_partition(pl
     assert moved[1] == 0
 
 
-def test_a_lake_keeps_its_name_and_no_other_lake_has_it(place: Place, ledger: Ledger, tmp_path: Path) -> None:
+def test_a_lake_keeps_its_name_and_no_other_lake_has_it(place: Place, ledger: Ledger, new_lake: MakeLake) -> None:
     name = ledger.identity()
     committed(ledger, [Shape()])
     assert place.open().identity() == name
-    with Lake.open(LakeConfig(tmp_path / "other.sqlite", tmp_path / "other", threads=1)) as other:
+    with Lake.open(new_lake(KINDS[0])) as other:
         assert LakeLedger(other).identity() != name
     assert MemoryLedger().identity() not in (name, MemoryLedger().identity())
 
