@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHES = ("decode", "stages", "commit", "chain", "chargeback", "memory")
+BENCHES = ("decode", "stages", "commit", "chain", "chargeback", "memory", "dedupe")
 
 
 def main() -> None:
