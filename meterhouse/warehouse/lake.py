@@ -7,11 +7,10 @@ as its transaction lasts.
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -30,10 +29,18 @@ from meterhouse.warehouse.lake_schema import (
     sql_text,
 )
 from meterhouse.warehouse.lake_store import LakeStore, S3Place, StoreTrouble, store_of
+from meterhouse.warehouse.lake_trouble import (
+    BROKEN,
+    TROUBLE,
+    LakeUnavailable,
+    bury,
+    passing,
+    put_away,
+)
 from meterhouse.warehouse.lake_turns import Gate, LakeBusy, LakeError, WriterLock, turn
 from meterhouse.warehouse.postgres import LINK
 
-__all__ = ["TROUBLE", "Lake", "LakeBusy", "LakeConfig", "LakeError", "LakeMissing", "LakeUnavailable", "WriterLock"]
+__all__ = ["Lake", "LakeBusy", "LakeConfig", "LakeError", "LakeMissing", "LakeUnavailable", "WriterLock"]
 
 _MAKING_S: Final = 60.0  # another process makes the tables meanwhile: seconds, on a busy machine
 _ALIAS: Final = "lake"
@@ -49,30 +56,6 @@ _ADVICE: Final = {
 
 class LakeMissing(LakeError):
     """There is no lake yet."""
-
-
-class LakeUnavailable(LakeError):
-    """Passing trouble of the catalogue or of the files: trying again may help."""
-
-
-TROUBLE: Final = (duckdb.Error, OSError, LakeUnavailable)
-"""What a lake in trouble raises; `passing` says whether it may pass."""
-
-_BROKEN: Final = (duckdb.FatalException, duckdb.InternalException)
-_PASSING: Final = (
-    duckdb.TransactionException, duckdb.IOException, duckdb.OutOfMemoryException, OSError, LakeUnavailable, *_BROKEN,
-)  # fmt: skip
-
-_SIGNS: Final = ("TransactionContext Error", "server closed the connection", "Failed to prepare", "Failed to execute")
-
-
-def passing(trouble: Exception) -> bool:
-    """Whether trouble may pass: a conflict, a catalogue that is locked or down, a store that does not answer, a full
-    disk. PostgreSQL that goes in the middle of a statement shows as whatever DuckDB was about to do, even as a broken
-    assertion: then by its words."""
-    if isinstance(trouble, _PASSING) or type(trouble) is duckdb.Error:
-        return True
-    return any(sign in str(trouble) for sign in _SIGNS)
 
 
 class SnapshotExpired(LakeError):
@@ -216,7 +199,7 @@ class Lake:
         connection = self._connection
         try:
             return _using(connection)
-        except _BROKEN:
+        except BROKEN:
             return _using(self._anew(connection))
         except duckdb.Error as trouble:
             raise self._unavailable(trouble) from (None if self.config.has_secrets else trouble)
@@ -238,7 +221,7 @@ class Lake:
                     self._connection = attach(self.config, self.store, read_only=self._read_only)
                 except LakeError as trouble:
                     raise LakeUnavailable(str(trouble)) from None
-                _bury(broken)
+                bury(broken)
             return self._connection
 
     @contextmanager
@@ -324,28 +307,6 @@ class Lake:
         cursor.close()
 
 
-def broken(trouble: Exception) -> bool:
-    """Whether DuckDB broke down: this cursor will do nothing more."""
-    return isinstance(trouble, _BROKEN)
-
-
-def put_away(cursor: duckdb.DuckDBPyConnection) -> None:
-    """Closes a cursor, if it can be."""
-    try:
-        cursor.execute("SELECT 1")
-    except _BROKEN:
-        _bury(cursor)
-    except duckdb.Error:
-        cursor.close()
-    else:
-        cursor.close()
-
-
-def _bury(connection: duckdb.DuckDBPyConnection) -> None:
-    """Keeps a connection of a DuckDB that broke down for ever: to close it in a transaction would end the process."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
-
-
 def _using(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
     cursor = connection.cursor()
     try:
@@ -354,12 +315,6 @@ def _using(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
         put_away(cursor)
         raise
     return cursor
-
-
-def roll_back(cursor: duckdb.DuckDBPyConnection) -> None:
-    """Ends a transaction that failed."""
-    with suppress(duckdb.Error):  # after a failed COMMIT it is gone already; so it is when the catalogue is
-        cursor.execute("ROLLBACK")
 
 
 def table_names(cursor: duckdb.DuckDBPyConnection) -> set[str]:

@@ -26,7 +26,7 @@ from meterhouse.streams.ledger import (
     Processed,
 )
 from meterhouse.streams.memory_ledger import SPEND_SCHEMA
-from meterhouse.warehouse.lake import TROUBLE, Lake, broken, passing, put_away, roll_back, table_names
+from meterhouse.warehouse.lake import Lake, table_names
 from meterhouse.warehouse.lake_files import files_of
 from meterhouse.warehouse.lake_schema import (
     ADD_FILES,
@@ -49,6 +49,7 @@ from meterhouse.warehouse.lake_schema import (
     quoted,
     rejects_table,
 )
+from meterhouse.warehouse.lake_trouble import TROUBLE, broken, passing, put_away, roll_back
 from meterhouse.warehouse.lake_turns import turn
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

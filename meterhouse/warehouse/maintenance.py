@@ -18,8 +18,9 @@ from uuid import uuid4
 
 import duckdb
 
-from meterhouse.warehouse.lake import TROUBLE, Lake, passing, roll_back
+from meterhouse.warehouse.lake import Lake
 from meterhouse.warehouse.lake_schema import ADD_FILES, TABLES, LakeTable, delta_sum_sql, quoted, sql_text
+from meterhouse.warehouse.lake_trouble import TROUBLE, passing, roll_back
 from meterhouse.warehouse.lake_turns import turn
 
 _DAY_US: Final = 86_400 * 1_000_000
