@@ -21,9 +21,9 @@ from meterhouse.ingest.event import Lateness
 from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, Message
 from meterhouse.ingest.sqlite_log import SqliteLog
 from meterhouse.streams.budget_totals import LayoutMark, read_total
+from meterhouse.streams.dedupe import DedupeIndex
 from meterhouse.streams.ledger import Position, Processed
 from meterhouse.streams.meter import Meter
-from meterhouse.streams.pipeline import DedupeIndex
 from meterhouse.warehouse.lake_ledger import LakeLedger
 
 Die = Callable[[], NoReturn]
