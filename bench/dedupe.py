@@ -3,8 +3,8 @@ a window of ten million.
 
 `python -m bench.dedupe [IDS]`: 40 million by default; 1000000000 takes a quarter of an hour and 22 GB of disk. Ids are
 random keys of 128 bits, as event keys are, over four partitions and 35 days of arrival. Each window is filled by one
-process, killed, and opened by another from its files, which the page cache has forgotten. Speed is per second of CPU, of the
-thread or (the chain, with upkeep) of the process, on one core.
+process, killed, and opened by another from its files, which the page cache has forgotten. Speed is per second of CPU,
+of the thread or (the chain, with upkeep) of the process, on one core.
 """
 
 from __future__ import annotations
