@@ -50,6 +50,7 @@ def test_partitions_move_to_who_joins_and_back_and_each_record_is_read_once(log:
 
 def test_a_member_that_does_not_poll_is_told_that_its_partitions_are_lost(log: KafkaLog, group: Group) -> None:
     group.settings = KafkaSettings(session_timeout_s=SESSION_S, max_poll_s=SESSION_S)
+    group.has_fence = True
     append_each(log, group.topic, 4, each=10)
     with closing(group.join()) as stuck, closing(group.join()) as other:
         await_that(lambda: bool(stuck.poll()) or len(stuck.owned) == 2)
