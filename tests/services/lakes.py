@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 import pytest
 
@@ -27,11 +28,12 @@ def new_lake(request: pytest.FixtureRequest, tmp_path: Path) -> MakeLake:
     """A function from a kind to where a new lake of that kind is; servers start when first needed."""
 
     def make(kind: str) -> LakeConfig:
-        catalogue: Path | str = tmp_path / "lake.sqlite"
+        folder = tmp_path / f"lake-{uuid4().hex}"
+        catalogue: Path | str = folder / "lake.sqlite"
         if kind.startswith("postgres"):
             server: Postgres = request.getfixturevalue("postgres")
             catalogue = server.new_database()
-        data: Path | S3Place = tmp_path / "data"
+        data: Path | S3Place = folder / "data"
         if kind.endswith("s3"):
             store: S3 = request.getfixturevalue("s3")
             data = store.new_place()
