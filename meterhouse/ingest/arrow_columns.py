@@ -26,7 +26,7 @@ def read_rows(reader: ColumnReader, tables: Sequence[pa.Table]) -> Columns:
         name: column.chunk(0) if column.num_chunks else pa.array([], column.type)
         for name, column in zip(whole.column_names, whole.columns, strict=True)
     }
-    return _ArrowChunk(reader, columns["id"], columns).read()
+    return TypedChunk(reader, columns["id"], columns).read()
 
 
 def _joined(tables: Sequence[pa.Table]) -> pa.Table:
@@ -75,7 +75,7 @@ def _with_time_us(table: pa.Table) -> pa.Table:
     return table.set_column(table.column_names.index("time"), "time", times)
 
 
-class _ArrowChunk(Chunk):
+class TypedChunk(Chunk):
     """Columns that are what they say: nothing is read out of text."""
 
     def _version(self) -> None:

@@ -32,7 +32,7 @@ def present(column: Column) -> Mask:
     return present
 
 
-def _text_buffers(column: Column) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+def text_buffers(column: Column) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
     """(offsets into the bytes, one more than there are rows; the bytes) of a string array."""
     _, offsets, data = column.buffers()
     starts = np.frombuffer(offsets, dtype=np.int32)[column.offset : column.offset + len(column) + 1]
@@ -44,7 +44,7 @@ def plain_text(column: Column) -> Mask:
     """Of JSON texts: absent, or a string of 1 to MAX_TEXT bytes without escapes or control characters."""
     if column.null_count == len(column):
         return np.ones(len(column), dtype=np.bool_)
-    offsets, text = _text_buffers(column)
+    offsets, text = text_buffers(column)
     text = text[: offsets[-1]]
     length = np.diff(offsets)
     first = text[np.minimum(offsets[:-1], max(len(text) - 1, 0))]
@@ -63,7 +63,7 @@ def bare_text(column: Column) -> Mask:
     """Of texts: absent, or 1 to MAX_TEXT bytes without control characters."""
     if column.null_count == len(column):
         return np.ones(len(column), dtype=np.bool_)
-    offsets, text = _text_buffers(column)
+    offsets, text = text_buffers(column)
     first, last = int(offsets[0]), int(offsets[-1])
     length = np.diff(offsets)
     bare = (length >= 1) & (length <= MAX_TEXT)
@@ -92,7 +92,7 @@ def times(column: Column) -> tuple[NDArray[np.int64], Mask]:
 
 def _time_shape(column: Column) -> Mask:
     """Whether a text has RFC 3339's separators where they must be; Arrow's reader also takes other ISO 8601 forms."""
-    offsets, text = _text_buffers(column)
+    offsets, text = text_buffers(column)
     length = np.diff(offsets)
     sure = present(column) & (length >= 20) & (length <= 35)
     if not sure.any():

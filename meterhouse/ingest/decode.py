@@ -1,7 +1,8 @@
 """Bytes of the log → an EventBatch, with a reject or a forward for every event that is not in it.
 
-Two lanes: `columns.py` reads many events at a time and accepts what is certainly sound, `validate.py` decides about
-the rest one by one. `split.py` cuts records into events.
+Three lanes, each for what the one before leaves: `framed.py` reads events that are alike but for their values,
+`columns.py` any others many at a time, and both accept only what is certainly sound; `validate.py` decides about the
+rest one by one. `split.py` cuts records into events for the last two.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from meterhouse.ingest.arrow_text import Column
 from meterhouse.ingest.batch import EVENT_SCHEMA, TIME, Decoded, Forward, Reason, Reject
 from meterhouse.ingest.columns import ColumnReader, Columns
 from meterhouse.ingest.event import MAX_EVENT_BYTES, Lateness
+from meterhouse.ingest.framed import LEARN_EVENTS
+from meterhouse.ingest.framed_lane import FramedLane
 from meterhouse.ingest.log import Records, partition_of
-from meterhouse.ingest.pieces import CHUNK_EVENTS, Pieces, Run, chunks_of, rows_of, text_of
+from meterhouse.ingest.pieces import CHUNK_EVENTS, NO_PIECES, Pieces, Run, chunks_of, joined, rows_of, text_of
 from meterhouse.ingest.split import SURELY_SHALLOW_BYTES, Piece, Splitter, Unparsable, is_deep, split_exactly
 from meterhouse.ingest.validate import Refusal, Rules, event_key, judge, text_fault
 
@@ -30,6 +33,9 @@ __all__ = ["Decoder", "event_key"]
 
 FEW_EVENTS: Final = 128
 """So few events are decided one by one: a pass of the fast lane costs some 8 ms however few there are."""
+
+FEW_BYTES: Final = 32_768
+"""So little text is not cut into frames: that lane pays where many events are alike."""
 
 SINGLES: Final = 256
 """Records that are tried together as one event each; one that is not makes its neighbours cost as much as it does."""
@@ -56,11 +62,11 @@ class _Judging:
 class _Outcome:
     """What became of the records; rejects and forwards with (record, index) in front, to put them in log order.
 
-    `records`: the record of each row of `events`. `arrow`: records that are Arrow streams.
+    `places`: (record, index) of each row of `events`, as one number. `arrow`: records that are Arrow streams.
     """
 
     events: list[pa.Table]
-    records: list[NDArray[np.int64]]
+    places: list[NDArray[np.int64]]
     rejects: list[tuple[int, int, Reject]]
     forwards: list[tuple[int, int, Forward]]
     arrow: list[int]
@@ -70,22 +76,23 @@ class _Outcome:
         if len(self.events) < 2:
             return self.events[0] if self.events else EVENT_SCHEMA.empty_table()
         table = pa.concat_tables(self.events).unify_dictionaries().combine_chunks()
-        records = np.concatenate(self.records)
-        if (records[1:] >= records[:-1]).all():
+        places = np.concatenate(self.places)
+        if (places[1:] >= places[:-1]).all():
             return table
-        return table.take(np.argsort(records, kind="stable"))
+        return table.take(np.argsort(places, kind="stable"))
 
 
 class Decoder:
     """Decodes records. Holds compiled readers and a DuckDB connection of one thread; not shared between threads.
 
-    `lanes`: "fast" and "slow" take that lane (fast: first) however few the events are, for tests. The result is the
+    `lanes`: "framed", "fast" and "slow" begin with that lane however few the events are, for tests. The result is the
     same; the slow lane defines it.
     """
 
-    def __init__(self, *, lanes: Literal["both", "fast", "slow"] = "both") -> None:
+    def __init__(self, *, lanes: Literal["all", "framed", "fast", "slow"] = "all") -> None:
         self._splitter = Splitter()
         self._reader = ColumnReader()
+        self._framed = FramedLane(self._reader, self._splitter, learn_events=1 if lanes == "framed" else LEARN_EVENTS)
         self._lanes = lanes
 
     def close(self) -> None:
@@ -115,10 +122,10 @@ class Decoder:
         """
         run = Run.of(records)
         outcome = _Outcome([], [], [], [], [])
-        pieces = self._split(run, outcome)
         judging = _Judging(tenants, lateness, partitions)
+        pieces = joined(*self._decode_framed(run, judging, outcome))
         for chunk in chunks_of(pieces):
-            is_fast = self._lanes == "fast" or (self._lanes == "both" and len(chunk.bytes_) > FEW_EVENTS)
+            is_fast = self._lanes in ("framed", "fast") or (self._lanes == "all" and len(chunk.bytes_) > FEW_EVENTS)
             self._decode_chunk(run, chunk, self._reader.read(text_of(chunk)) if is_fast else None, judging, outcome)
         for chunk, tables in _arrow_chunks(run, outcome):
             columns = read_rows(self._reader, tables) if self._lanes != "slow" else None
@@ -129,48 +136,63 @@ class Decoder:
             [forward for *_, forward in sorted(outcome.forwards, key=lambda placed: placed[:2])],
         )
 
-    def _split(self, run: Run, outcome: _Outcome) -> Pieces:
-        pieces, counts, loose = self._split_records(run, outcome, frozenset())
+    def _decode_framed(self, run: Run, judging: _Judging, outcome: _Outcome) -> tuple[Pieces, Pieces]:
+        """The framed lane: what it leaves, of arrays and of other records, goes on to the others."""
+        everything = np.arange(len(run.values))
+        is_much = self._lanes == "all" and sum(map(len, filter(None, run.values[:FEW_EVENTS]))) >= FEW_BYTES
+        if not is_much and self._lanes != "framed":
+            return NO_PIECES, self._split(run, everything, outcome)
+        rest: list[Pieces] = []
+        left: list[NDArray[np.int64]] = []
+        for framed in self._framed.read(run):
+            if framed.columns is not None:
+                self._decode_chunk(run, framed.read, framed.columns, judging, outcome)
+            rest.append(framed.rest)
+            left.append(framed.left)
+        return joined(*rest), self._split(run, np.concatenate([np.zeros(0, np.int64), *left]), outcome)
+
+    def _split(self, run: Run, left: NDArray[np.int64], outcome: _Outcome) -> Pieces:
+        rejects, arrow = len(outcome.rejects), len(outcome.arrow)
+        pieces, counts, loose = self._split_records(run, left, outcome, frozenset())
         size = np.fromiter(map(len, pieces), np.int64, len(pieces))
         large = np.flatnonzero(size > SURELY_SHALLOW_BYTES)
         if len(large):
-            record = np.repeat(np.arange(len(counts)), counts)
+            record = np.repeat(left, counts)
             deep = frozenset(int(record[at]) for at in large if is_deep(pieces[at]))
             if deep:
-                outcome.rejects.clear()
-                outcome.arrow.clear()
-                pieces, counts, loose = self._split_records(run, outcome, deep)
+                del outcome.rejects[rejects:], outcome.arrow[arrow:]
+                pieces, counts, loose = self._split_records(run, left, outcome, deep)
                 size = np.fromiter(map(len, pieces), np.int64, len(pieces))
-        record = np.repeat(np.arange(len(counts)), counts)
         starts = np.cumsum(counts) - counts
         strict = size <= MAX_EVENT_BYTES
         strict[loose] = False
-        index = (np.arange(len(pieces)) - starts[record]).astype(np.int32)
-        return Pieces(pieces, size, record, index, strict)
+        index = (np.arange(len(pieces)) - np.repeat(starts, counts)).astype(np.int32)
+        return Pieces(pieces, size, np.repeat(left, counts), index, strict)
 
     def _split_records(
-        self, run: Run, outcome: _Outcome, exactly: frozenset[int]
+        self, run: Run, left: NDArray[np.int64], outcome: _Outcome, exactly: frozenset[int]
     ) -> tuple[list[Piece], NDArray[np.int64], list[int]]:
-        """(pieces, how many each record has, which are not strict JSON). Records of `exactly` go the exact way."""
+        """(pieces, how many each has of the records `left`, which are not strict JSON). Records of `exactly` go the
+        exact way."""
         pieces: list[Piece] = []
-        counts = np.ones(len(run.values), dtype=np.int64)
+        counts = np.ones(len(left), dtype=np.int64)
         loose: list[int] = []
-        for start in range(0, len(run.values), SINGLES):
-            group = run.values[start : start + SINGLES]
-            fast = self._lanes != "slow" and exactly.isdisjoint(range(start, start + SINGLES))
-            if fast and self._splitter.are_single(group):
-                pieces += group  # type: ignore[arg-type]  # none is None
+        for start in range(0, len(left), SINGLES):
+            records = left[start : start + SINGLES].tolist()
+            group = [run.values[record] for record in records]
+            if self._lanes != "slow" and exactly.isdisjoint(records) and self._splitter.are_single(group):
+                pieces += group
                 continue
-            for record, value in enumerate(group, start):
+            for at, (record, value) in enumerate(zip(records, group, strict=True), start):
                 if run.is_arrow(record):
                     outcome.arrow.append(record)
-                    counts[record] = 0
+                    counts[at] = 0
                     continue
                 found, is_strict = self._split_record(run, record, value, outcome, record in exactly)
                 if not is_strict:
-                    loose += [at for at, piece in enumerate(found, len(pieces)) if not self._splitter.is_strict(piece)]
+                    loose += [n for n, piece in enumerate(found, len(pieces)) if not self._splitter.is_strict(piece)]
                 pieces += found
-                counts[record] = len(found)
+                counts[at] = len(found)
         return pieces, counts, loose
 
     def _split_record(
@@ -221,7 +243,7 @@ class Decoder:
             merged = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
             outcome.events.append(merged.take(np.argsort(rows)))
             rows.sort()
-        outcome.records.append(chunk.record[rows])
+        outcome.places.append((chunk.record[rows] << 32) | chunk.index[rows])
 
 
 def _arrow_chunks(run: Run, outcome: _Outcome) -> Iterator[tuple[Pieces, list[pa.Table]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Final, Self
+from typing import Final, Self, overload
 
 import numpy as np
 import pyarrow as pa
@@ -74,6 +74,58 @@ class Pieces:
     record: NDArray[np.int64]
     index: NDArray[np.int32]
     strict: NDArray[np.bool_]
+
+
+NO_PIECES: Final = Pieces(
+    (), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, dtype=np.bool_)
+)
+
+
+def joined(*parts: Pieces) -> Pieces:
+    """Pieces behind one another."""
+    some = [part for part in parts if len(part.bytes_)]
+    if len(some) < 2:
+        return some[0] if some else NO_PIECES
+    return Pieces(
+        [piece for part in some for piece in part.bytes_],
+        np.concatenate([part.size for part in some]),
+        np.concatenate([part.record for part in some]),
+        np.concatenate([part.index for part in some]),
+        np.concatenate([part.strict for part in some]),
+    )
+
+
+class Chained(Sequence[Piece]):
+    """Sequences of events behind one another, none of them looked at before it is asked for."""
+
+    def __init__(self, parts: Sequence[Sequence[Piece]]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @overload
+    def __getitem__(self, at: int) -> Piece: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Piece]: ...
+    def __getitem__(self, at: int | slice) -> Piece | Sequence[Piece]:
+        if isinstance(at, slice):
+            return [self[row] for row in range(*at.indices(len(self)))]
+        which = int(np.searchsorted(self._ends, at, side="right"))
+        part = self._parts[which]
+        return part[at - (int(self._ends[which]) - len(part))]
+
+
+def chained(parts: Sequence[Pieces]) -> Pieces:
+    """As `joined`, without a look at the events."""
+    return Pieces(
+        Chained([part.bytes_ for part in parts]),
+        np.concatenate([part.size for part in parts]),
+        np.concatenate([part.record for part in parts]),
+        np.concatenate([part.index for part in parts]),
+        np.concatenate([part.strict for part in parts]),
+    )
 
 
 def rows_of(tables: Sequence[pa.Table], records: Sequence[int]) -> Pieces:

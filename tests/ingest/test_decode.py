@@ -23,7 +23,7 @@ T0 = datetime(2026, 11, 1, tzinfo=UTC)
 OMIT = object()
 
 
-@pytest.fixture(params=["fast", "slow"], scope="module")
+@pytest.fixture(params=["framed", "fast", "slow"], scope="module")
 def decoder(request: pytest.FixtureRequest) -> Iterator[Decoder]:
     with Decoder(lanes=request.param) as decoder:
         yield decoder
@@ -475,6 +475,29 @@ def test_usual_events_never_take_the_slow_lane(monkeypatch: pytest.MonkeyPatch) 
     with Decoder(lanes="fast") as decoder:
         done = decoder.decode([records(values, keys=b"10042")], tenants={"10042", "stray"})
     assert (done.events.num_rows, len(done.forwards), done.rejects) == (3, 1, [])
+
+
+def test_events_that_are_alike_are_read_by_their_frames_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unwanted(*_: object) -> None:
+        raise AssertionError("read by another lane")
+
+    monkeypatch.setattr("meterhouse.ingest.decode.judge", unwanted)
+    monkeypatch.setattr("meterhouse.ingest.columns.ColumnReader.read", unwanted)
+    kinds = [
+        lambda n: event(
+            {"labels": {"team": "a", "x": "ü"}, "user": f"u-{n}", "input_tokens": 10**n, "output_tokens": 0}
+        ),
+        lambda n: event({"status": "error", "http_status": 503, "streamed": False, "queue_us": None, "labels": None}),
+        lambda n: node_event({"accelerator_us": n}),
+    ]
+    events = [{**kinds[n % 3](n // 3), "id": f"e-{n}"} for n in range(36)]
+    array = b"[" + b",".join(json.dumps(one, ensure_ascii=False).encode() for one in events) + b"]"
+    with Decoder(lanes="framed") as decoder, Decoder(lanes="slow") as slow:
+        for values in ([array], [as_bytes(one) for one in events]):
+            done = decode(decoder, values)
+            assert (done.events.num_rows, done.rejects) == (36, [])
+            monkeypatch.undo()
+            assert done.events.to_pylist() == decode(slow, values).events.to_pylist()
 
 
 def test_a_text_that_duckdb_cannot_parse_costs_only_its_own_row() -> None:

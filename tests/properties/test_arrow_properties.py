@@ -27,7 +27,7 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 @pytest.fixture(scope="module")
 def both() -> Iterator[tuple[Decoder, Decoder]]:
-    with Decoder(lanes="both") as normal, Decoder(lanes="slow") as slow:
+    with Decoder(lanes="all") as normal, Decoder(lanes="slow") as slow:
         yield normal, slow
 
 

@@ -1,8 +1,9 @@
-"""Laws of decode: nothing raises, nothing is lost, and the fast lane says what the slow lane says."""
+"""Laws of decode: nothing raises, nothing is lost, and the other lanes say what the slow lane says."""
 
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,9 +27,10 @@ MODERATE: Final = settings(max_examples=100, deadline=None, suppress_health_chec
 
 
 @pytest.fixture(scope="module")
-def both() -> Iterator[tuple[Decoder, Decoder]]:
-    with Decoder(lanes="fast") as normal, Decoder(lanes="slow") as slow:
-        yield normal, slow
+def lanes() -> Iterator[tuple[Decoder, ...]]:
+    """Each lane first, however few the events are; the slow one last: it is the definition."""
+    with Decoder(lanes="framed") as framed, Decoder(lanes="fast") as fast, Decoder(lanes="slow") as slow:
+        yield framed, fast, slow
 
 
 # --- arbitrary bytes and JSON ----------------------------------------------------------------------------------------
@@ -59,9 +61,9 @@ def plain_count(value: bytes | None) -> int:
 @given(st.lists(values, max_size=6))
 @example([b"[]", b"[NaN, {}]", None, b'["\\ud800"]', b"\xef\xbb\xbf[1]"])
 def test_whatever_the_bytes_are_nothing_raises_and_nothing_is_lost(
-    both: tuple[Decoder, Decoder], run: list[bytes | None]
+    lanes: tuple[Decoder, ...], run: list[bytes | None]
 ) -> None:
-    for decoder in both:
+    for decoder in lanes:
         done = decoder.decode([records(run)], tenants={"acme"})
         assert done.events.num_rows + len(done.rejects) + len(done.forwards) == sum(map(plain_count, run))
 
@@ -176,22 +178,23 @@ def told(done: Decoded) -> tuple[list[dict[str, Any]], list[Any], list[Any]]:
     st.sampled_from([b"acme", b"12", "é".encode(), None, b"\xff"]),
     st.sampled_from([None, 1, 2, 3, 7]),
 )
-def test_the_fast_lane_decides_as_the_slow_lane_does(
-    both: tuple[Decoder, Decoder],
+def test_the_other_lanes_decide_as_the_slow_lane_does(
+    lanes: tuple[Decoder, ...],
     run: list[bytes],
     tenants: set[str] | None,
     key: bytes | None,
     partitions: int | None,
 ) -> None:
-    normal, slow = (
+    framed, fast, slow = (
         told(
             decoder.decode(
                 [records(run, keys=[key, *[b"acme"] * (len(run) - 1)])], tenants=tenants, partitions=partitions
             )
         )
-        for decoder in both
+        for decoder in lanes
     )
-    assert normal == slow
+    assert fast == slow
+    assert framed == slow
 
 
 @MODERATE
@@ -200,7 +203,7 @@ def test_the_fast_lane_decides_as_the_slow_lane_does(
     st.integers(1, 7),
 )
 def test_an_event_is_metered_only_in_its_tenants_partition_of_so_many(
-    both: tuple[Decoder, Decoder], places: list[tuple[str, int]], partitions: int
+    lanes: tuple[Decoder, ...], places: list[tuple[str, int]], partitions: int
 ) -> None:
     run = [
         replace(
@@ -210,7 +213,7 @@ def test_an_event_is_metered_only_in_its_tenants_partition_of_so_many(
         for tenant, partition in places
     ]
     home = [zlib.crc32(tenant.encode()) % partitions == partition for tenant, partition in places]
-    for decoder in both:
+    for decoder in lanes:
         done = decoder.decode(run, tenants=None, partitions=partitions)
         assert not done.rejects
         assert done.events["tenant"].to_pylist() == [t for (t, _), at_home in zip(places, home, strict=True) if at_home]
@@ -222,14 +225,62 @@ def test_an_event_is_metered_only_in_its_tenants_partition_of_so_many(
 @settings(MODERATE, max_examples=50)
 @given(st.lists(near_valid_records(), min_size=2, max_size=6), st.data())
 def test_how_records_are_cut_into_runs_changes_nothing(
-    both: tuple[Decoder, Decoder], run: list[bytes], data: st.DataObject
+    lanes: tuple[Decoder, ...], run: list[bytes], data: st.DataObject
 ) -> None:
     cut = data.draw(st.integers(1, len(run) - 1))
-    decoder = both[0]
-    whole = told(decoder.decode([records(run)], tenants={"acme"}))
-    one = told(decoder.decode([records(run[:cut])], tenants={"acme"}))
-    two = told(decoder.decode([records(run[cut:], first_offset=cut)], tenants={"acme"}))
-    assert whole == tuple(first + second for first, second in zip(one, two, strict=True))
+    for decoder in lanes[:2]:
+        whole = told(decoder.decode([records(run)], tenants={"acme"}))
+        one = told(decoder.decode([records(run[:cut])], tenants={"acme"}))
+        two = told(decoder.decode([records(run[cut:], first_offset=cut)], tenants={"acme"}))
+        assert whole == tuple(first + second for first, second in zip(one, two, strict=True))
+
+
+# --- frames ----------------------------------------------------------------------------------------------------------
+
+NUMBERED: Final = tuple(
+    json.dumps({**SOUND_EVENT, "id": f"e-{n}", "source": f"/gateway/{n % 3}"}, separators=separators).encode()
+    for n, separators in enumerate([(",", ":"), (",", ":"), (", ", ": ")])
+)
+"""Sound events of two shapes."""
+BYTES: Final = tuple(
+    fragment.encode() if isinstance(fragment, str) else fragment
+    for fragment in (
+        "", '"', "\\", ",", ":", "{", "}", "[", "]", "},{", "}},{", "}}", "]}", "0", "00", "1", "-", "-1", "+1", ".5",
+        "1.0", "e1", "NaN", "null", "true", " ", "\n", "\t", "\x00", "\x7f", "é", b"\xff", b"\xc3", "/**/", '"id":',
+        '"time":', '"data":{', ',"id":"x"', ',"input_tokens":1', '"},"data":{"model":"m', '","subject":"b', "12345678",
+        "9" * 19, '"x":{"id":"', '\\"', "\\u0061", "\\ud800", "x" * 300, "[" * 600 + "]" * 600,
+    )
+)  # fmt: skip
+
+
+@st.composite
+def damaged_events(draw: st.DrawFn) -> bytes:
+    """A sound event with some bytes replaced by others: where its frames meet its atoms as anywhere else."""
+    event = draw(st.sampled_from(NUMBERED))
+    for _ in range(draw(st.integers(1, 3))):
+        values = [match.end() for match in re.finditer(rb'":\s*"?', event)]
+        at = draw(st.sampled_from(values)) if values and draw(st.integers(0, 3)) else draw(st.integers(0, len(event)))
+        at = min(at + draw(st.integers(0, 3)), len(event))
+        event = event[:at] + draw(st.sampled_from(BYTES)) + event[at + draw(st.integers(0, 3)) :]
+    return event
+
+
+@settings(MODERATE, max_examples=300)
+@given(st.lists(damaged_events(), min_size=1, max_size=3), st.booleans())
+@example([NUMBERED[0].replace(b":100,", b":0100,")], True)
+@example([NUMBERED[0].replace(b":100,", b":-100,")], True)
+@example([NUMBERED[0].replace(b":100,", b":10000000000000000000,")], False)
+@example([NUMBERED[0].replace(b"e-0", b"e\\u0061")], False)
+@example([NUMBERED[0].replace(b"e-0", b"e\xff")], True)
+@example([NUMBERED[0].replace(b"1.0", b"1.1")], True)
+def test_a_damaged_event_among_sound_ones_of_known_shapes_is_judged_as_the_slow_lane_does(
+    lanes: tuple[Decoder, ...], damaged: list[bytes], in_array: bool
+) -> None:
+    events = [*NUMBERED, *damaged, NUMBERED[0]]
+    run = [b"[" + b",".join(events) + b"]", NUMBERED[0]] if in_array else events
+    framed, fast, slow = (told(decoder.decode([records(run)], tenants=None)) for decoder in lanes)
+    assert fast == slow
+    assert framed == slow
 
 
 fragments = st.sampled_from(
@@ -273,7 +324,7 @@ def test_the_vectorised_key_is_the_plain_key(reader: ColumnReader, triples: list
     assert keys.to_pylist() == [event_key(*triple) for triple in triples]
 
 
-def test_a_run_of_one_topic_says_its_topic_in_each_reject(both: tuple[Decoder, Decoder]) -> None:
+def test_a_run_of_one_topic_says_its_topic_in_each_reject(lanes: tuple[Decoder, ...]) -> None:
     run = Records("other", 2, [9], [T0_US], [b"\xff"], [b"x"], [()])
-    [reject] = both[0].decode([run], tenants=None).rejects
+    [reject] = lanes[0].decode([run], tenants=None).rejects
     assert (reject.topic, reject.partition, reject.offset, reject.tenant) == ("other", 2, 9, None)
