@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench fmt lock crash kafka clean
+.PHONY: help demo test check bench bench-kafka fmt lock crash kafka clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ N ?= 200
 MINUTES ?= 1440
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 # A stamp, so that nothing is installed again until a requirement changes.
 $(READY): requirements/dev.txt pyproject.toml tools/make-venv
@@ -33,6 +33,9 @@ check: $(READY) ## formatting, lint, types, direction of imports
 
 bench: $(READY) ## measure each figure beside its limit
 	$(BIN)/python -m bench $(ARGS)
+
+bench-kafka: $(READY) ## measure metering from a real Kafka (ARGS=--long: four times the events); needs Java and Maven
+	$(BIN)/python -m bench.kafka $(ARGS)
 
 fmt: $(READY) ## format and mend what can be mended
 	$(BIN)/ruff format .
