@@ -65,9 +65,9 @@ class Text:
         self.commas = np.concatenate(
             ([len(_PAD) - 1], np.flatnonzero(inside == _COMMA) + len(_PAD), [len(self._bytes) - len(_PAD)])
         )
-        between = (self.bytes_[self.commas + 1] == _OPEN) & (self.bytes_[self.commas - 1] == _CLOSE)
-        between[0] = between[-1] = True
-        self.first = np.flatnonzero(between)
+        opening = np.flatnonzero(self.bytes_[self.commas[1:-1] + 1] == _OPEN) + 1
+        between = opening[self.bytes_[self.commas[opening] - 1] == _CLOSE]
+        self.first = np.concatenate(([0], between, [len(self.commas) - 1]))
         begins = self.commas[self.first]  # the comma before each event
         starts = np.concatenate(([len(_PAD) - 1], ends[:-1]))
         event = np.searchsorted(begins[:-1], starts)

@@ -23,9 +23,6 @@ from meterhouse.ingest.shapes import Shape, Values
 
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-Words = dict[str, dict[object, int]]
-"""Per column of few values, the number of each value met."""
-
 LEARN_EVENTS: Final = 256
 """A shape is learnt where so many events have none that is known: it costs as much as reading some hundred."""
 MAX_SHAPES: Final = 32
@@ -93,6 +90,33 @@ class FramedReader:
         return None
 
 
+class Words:
+    """Numbers for the values of columns that have few."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, dict[object, int]] = {}
+        self._rows: dict[tuple[str, ...], dict[Values | None, tuple[int, ...]]] = {}
+
+    def of(self, name: str) -> list[object]:
+        """A column's values, in the order of their numbers."""
+        return list(self._numbers[name])
+
+    def rows(self, columns: tuple[str, ...], values: Sequence[Values | None]) -> list[tuple[int, ...]]:
+        """The numbers of each of `values`, which has one for each column; -1 where there is none."""
+        known = self._rows.setdefault(columns, {})
+        return [known.get(value) or self._row(known, columns, value) for value in values]
+
+    def _row(
+        self, known: dict[Values | None, tuple[int, ...]], columns: tuple[str, ...], values: Values | None
+    ) -> tuple[int, ...]:
+        row = []
+        for name, value in zip(columns, values or (None,) * len(columns), strict=True):
+            numbers = self._numbers.setdefault(name, {})
+            row.append(-1 if value is None else numbers.setdefault(value, len(numbers)))
+        known[values] = tuple(row)
+        return known[values]
+
+
 class Sheet:
     """What was read of a text's events, by event: codes of names, counts, and where texts stand.
 
@@ -131,13 +155,14 @@ class Sheet:
         ]
         kept = slice(None) if good.all() else np.flatnonzero(good)  # type: ignore[assignment]
         rows = rows[kept]
+        if not len(rows):
+            return rows
         for place, columns in enumerate(shape.columns):
             frame = said[place]
             if frame is None:
                 continue
             codes, values = frame
-            for at, (name, _) in enumerate(columns):
-                self._set_codes(name, rows, codes[kept], [None if value is None else value[at] for value in values])
+            self._set_codes(columns, rows, codes[kept], values)
         numbers = iter(counts)
         for atom, start, end in zip(shape.atoms, starts, ends, strict=True):
             if atom.kind == "count":
@@ -146,12 +171,16 @@ class Sheet:
                 self._set_spans(atom.name, rows, start[kept], end[kept])
         return rows
 
-    def _set_codes(self, name: str, rows: Ints, codes: NDArray[np.int32], values: list[object]) -> None:
-        words = self._words.setdefault(name, {})
-        of_code = np.array([-1 if v is None else words.setdefault(v, len(words)) for v in values], dtype=np.int32)
-        if name not in self._codes:
-            self._codes[name] = np.full(len(self._text), -1, dtype=np.int32)
-        self._codes[name][rows] = of_code[codes]
+    def _set_codes(
+        self, columns: tuple[str, ...], rows: Ints, codes: NDArray[np.int32], values: list[Values | None]
+    ) -> None:
+        if not columns:
+            return
+        of_code = np.array(self._words.rows(columns, values), dtype=np.int32)
+        for at, name in enumerate(columns):
+            if name not in self._codes:
+                self._codes[name] = np.full(len(self._text), -1, dtype=np.int32)
+            self._codes[name][rows] = of_code[:, at][codes]
 
     def _set_counts(self, name: str, rows: Ints, values: Ints) -> None:
         if name not in self._counts:
@@ -224,8 +253,8 @@ def _column(name: str, type_: Any, parts: Sequence[Taken], words: Words) -> Colu
         absent = codes < 0
         indices = pa.array(codes, mask=absent) if absent.any() else pa.array(codes)
         if type_ == NAME:
-            return pa.DictionaryArray.from_arrays(indices, pa.array(list(words[name]), pa.string()))
-        return pa.array(list(words[name]), type_).take(indices)
+            return pa.DictionaryArray.from_arrays(indices, pa.array(words.of(name), pa.string()))
+        return pa.array(words.of(name), type_).take(indices)
     return pa.nulls(sum(part.size for part in parts), pa.string() if name == "time" else type_)
 
 
@@ -299,10 +328,7 @@ def _frame(
         return None
     encoded = text.slices(starts, ends, pa.binary()).dictionary_encode()
     frames = encoded.dictionary.to_pylist()
-    new = sum(not shape.known(place, frame) for frame in frames)
-    values = [
-        shape.values(place, frame) if new <= NEW_FRAMES or shape.known(place, frame) else None for frame in frames
-    ]
+    values = shape.all_values(place, frames, NEW_FRAMES)
     codes: NDArray[np.int32] = encoded.indices.to_numpy()
     if None in values:
         good &= np.array([value is not None for value in values])[codes]

@@ -18,7 +18,7 @@ from meterhouse.ingest.framed import LEARN_EVENTS, FramedReader, Taken, Words, c
 from meterhouse.ingest.pieces import CHUNK_EVENTS, Pieces, Run, chained, joined
 from meterhouse.ingest.split import SURELY_SHALLOW_BYTES, Splitter, is_deep
 
-PART_BYTES: Final = 2 * 1024 * 1024
+PART_BYTES: Final = 4 * 1024 * 1024
 """Read at a time: so much stays in a core's cache while it is gone over some hundred times."""
 MAX_LOOSE: Final = 0.25
 """Share of events that may be left of arrays; with more, splitting the arrays one by one is cheaper."""
@@ -56,14 +56,14 @@ class FramedLane:
 
     def read(self, run: Run) -> Iterator[Framed]:
         """All records of the run in order, some CHUNK_EVENTS events at a time."""
-        words: Words = {}
+        words = Words()
         parts: list[_Part] = []
         for start, stop in _parts(run.values):
             values, arrays, numbers, left = _fit(run.values, start, stop)
             parts.append(self._read(Text(values, arrays=arrays), numbers, left, words))
             if sum(part.taken.size for part in parts) >= CHUNK_EVENTS:
                 yield self._framed(parts, words)
-                parts, words = [], {}
+                parts, words = [], Words()
         if parts:
             yield self._framed(parts, words)
 

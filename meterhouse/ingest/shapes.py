@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NoReturn
 
@@ -27,8 +28,8 @@ MAX_FRAME_BYTES: Final = 4_096
 """Beside an event's atoms there are some 300 bytes; what is longer holds something else, and is read another way."""
 MAX_OPENERS: Final = 64
 """Brackets that a frame opens: an event has three."""
-MAX_FRAMES: Final = 20_000
-"""Known frames of one place in a shape, of 4 KiB at most. Beyond, they are forgotten and learnt anew."""
+MAX_KNOWN_BYTES: Final = 2 * 1024 * 1024
+"""Of a shape's frames, some 10,000; what they say takes a few times as much. Beyond, they are learnt anew."""
 
 AtomKind = Literal["text", "count", "cut"]
 Values = tuple[Any, ...]
@@ -93,7 +94,7 @@ class Shape:
     """The atoms and frames of events like one sample. Not shared between threads.
 
     `commas`: of an event, all of its bytes counted, and the one before it. `columns`: per frame, the fields that it
-    gives, with their kinds as `Field.kind` or "name" for the envelope's.
+    gives.
     """
 
     def __init__(self, sample: bytes, atoms: list[Atom], frames: list[bytes]) -> None:
@@ -103,13 +104,14 @@ class Shape:
         self.tried = self.found = 0  # by whoever uses the shape
         self._keys: list[list[tuple[bool, str]]] = []
         self._known: list[dict[bytes, Values | None]] = [{} for _ in frames]
-        self.columns: list[tuple[tuple[str, str], ...]] = []
+        self._known_bytes = 0
+        self.columns: list[tuple[str, ...]] = []
         for place, frame in enumerate(frames):
             found = self._parse(place, frame)
             if found is None:
                 raise ValueError("the sample is not of a kind that has a shape")
             self._keys.append(found[0])
-            self.columns.append(tuple((name, kind) for name, _ in found[1] if (kind := _kind(name)) is not None))
+            self.columns.append(tuple(name for name, _ in found[1] if _kind(name) is not None))
         names = [key for keys in self._keys for key in keys]
         names += [(atom.in_data, atom.name) for atom in atoms if atom.kind != "cut"]
         if len(set(names)) < len(names) or (False, "specversion") not in names:
@@ -157,25 +159,25 @@ class Shape:
             return before == self.commas
         return self.atoms[place].kind != "cut" and before == self.atoms[place].comma
 
-    def known(self, place: int, frame: bytes) -> bool:
-        return frame in self._known[place]
-
-    def values(self, place: int, frame: bytes) -> Values | None:
-        """What a frame in this place says; None if it is not one of this shape, or says what others must judge."""
+    def all_values(self, place: int, frames: Sequence[bytes], most_new: int) -> list[Values | None]:
+        """`values` of each frame; where over `most_new` of them are not known, None for these."""
         known = self._known[place]
-        try:
-            return known[frame]
-        except KeyError:
-            pass
-        if len(known) >= MAX_FRAMES:
-            known.clear()
+        new = [frame for frame in frames if frame not in known]
+        if new and len(new) <= most_new:
+            self._known_bytes += sum(map(len, new))
+            if self._known_bytes > MAX_KNOWN_BYTES:
+                for each in self._known:
+                    each.clear()
+                new, self._known_bytes = list(frames), sum(map(len, frames))
+            known.update((frame, self._values(place, frame)) for frame in new)
+        return list(map(known.get, frames))
+
+    def _values(self, place: int, frame: bytes) -> Values | None:
+        """What a frame in this place says; None if it is not one of this shape, or says what others must judge."""
         found = self._parse(place, frame)
-        values: Values | None = None
-        alike = found is not None and found[0] == self._keys[place]
-        if found is not None and alike and all(_fits(name, value) for name, value in found[1]):
-            values = tuple(_plain(kind, value) for name, value in found[1] if (kind := _kind(name)) is not None)
-        known[frame] = values
-        return values
+        if found is None or found[0] != self._keys[place] or not all(_fits(*field) for field in found[1]):
+            return None
+        return tuple(_plain(kind, value) for name, value in found[1] if (kind := _kind(name)) is not None)
 
     def _parse(self, place: int, frame: bytes) -> _Parsed | None:
         """(its keys, each with whether it is of `data`; its members that are fields) of a frame; None if it is none."""
