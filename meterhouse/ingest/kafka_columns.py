@@ -40,7 +40,7 @@ class Columns:
         add = self.headers.append
         last: object = None
         same: Headers = ()
-        for headers in map(Message.headers, messages):
+        for headers in _headers_of(messages):
             if headers != last:
                 last = headers
                 pairs = cast("list[tuple[str, bytes | None]]", headers or [])
@@ -56,6 +56,20 @@ class Columns:
 
     def records(self, topic: str, partition: int) -> Records:
         return Records(topic, partition, self.offsets, self.appended_us, self.keys, self.values, self.headers)
+
+
+def _headers_of(messages: Sequence[Message]) -> Sequence[object]:
+    """Each message's headers. Where the client library cannot decode a name, which Kafka leaves to producers, that
+    record is without headers: it is read for what its bytes say, and must not be what nobody gets past."""
+    found: list[object] = []
+    each = map(Message.headers, messages)
+    while True:
+        try:
+            found.extend(each)  # keeps what came before an error
+        except SystemError:
+            found.append(None)  # never ask this message again: it would answer with a hole in memory
+        else:
+            return found
 
 
 @dataclass(slots=True)

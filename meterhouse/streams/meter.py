@@ -65,7 +65,7 @@ class MeterSettings:
     )  # of rejects and forwards, which carry their payloads; commits are due at half of it
     control_every_s: float = 1.0
     lag_every_s: float = 1.0  # asking the broker for its ends takes milliseconds
-    commit_attempts: int = 70  # with backoff up to 5 s about three minutes of trouble, then stop loudly
+    commit_attempts: int = 45  # with backoff up to 5 s some hundred seconds of trouble, then stop loudly
     window_hours: int = 35 * 24  # the dedupe window, of arrival
     lateness: Lateness = field(default_factory=Lateness)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -13,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 from meterhouse.ingest import kafka_consumer
 from meterhouse.ingest.kafka_client import KafkaSettings
 from meterhouse.ingest.kafka_log import KafkaLog
-from meterhouse.ingest.log import LogError, LogUnavailable, Message, TopicSpec
+from meterhouse.ingest.log import Headers, LogError, LogUnavailable, Message, TopicSpec
 from tests.kafka.logs import DEADLINE_S, SESSION_S, Group, append_each, await_that, new_topic
 
 ALL = {0, 1, 2, 3}
@@ -154,3 +156,22 @@ def test_members_take_up_partitions_that_are_added(log: KafkaLog, group: Group) 
         await_that(lambda: first.poll() + second.poll() == [] and group.offsets_read() == 30)
         assert len(first.owned) == len(second.owned) == 3
     assert group.read == {p: list(range(5)) for p in range(6)}
+
+
+def test_a_header_name_that_is_no_text_keeps_nobody_from_its_record_or_the_next(
+    kafka_bootstrap: str, log: KafkaLog, group: Group
+) -> None:
+    sent = ["a" * 500, "b" * 500, "c" * 500]  # a client compresses only what gets smaller by it
+    command = [sys.executable, "-m", "tests.kafka.send_with_a_broken_header", kafka_bootstrap, group.topic, *sent]
+    subprocess.run(command, check=True, timeout=DEADLINE_S)
+    read: list[tuple[bytes | None, Headers]] = []
+    with closing(log.consumer(group.topic, on_assign=lambda partitions: dict.fromkeys(partitions, 0))) as consumer:
+
+        def all_is_read() -> bool:
+            for run in consumer.poll(10, 0.5):
+                read.extend(zip(run.values, run.headers, strict=True))
+            return len(read) >= len(sent)
+
+        await_that(all_is_read)
+    assert [value for value, _ in read] == [value.encode() for value in sent]
+    assert [headers for _, headers in read] == [(), (("sound", b"1"),), ()]
