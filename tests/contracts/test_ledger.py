@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ from meterhouse.ingest.event import TOKEN_KINDS
 from meterhouse.ingest.log import partition_of
 from meterhouse.streams.ledger import CHARGE_SCHEMA, Counts, Fenced, LayoutChanged, Ledger, Position, Processed
 from meterhouse.streams.memory_ledger import MemoryLedger, MemoryStore
-from meterhouse.warehouse.lake import Lake
+from meterhouse.warehouse.lake import Lake, LakeConfig
 from meterhouse.warehouse.lake_ledger import LakeLedger
 from meterhouse.warehouse.lake_schema import rejects_table
 from tests.ledger_units import DAY_US, HOUR_US, MINUTE_US, START_US, Shape, empty, joined, unit
@@ -238,11 +239,11 @@ def test_keys_of_tenants_that_moved_here_stand_at_no_offset_of_this_partition(pl
     assert moved[1] == 0
 
 
-def test_a_lake_keeps_its_name_and_no_other_lake_has_it(place: Place, ledger: Ledger, new_lake: MakeLake) -> None:
+def test_a_lake_keeps_its_name_and_no_other_lake_has_it(place: Place, ledger: Ledger, tmp_path: Path) -> None:
     name = ledger.identity()
     committed(ledger, [Shape()])
     assert place.open().identity() == name
-    with Lake.open(new_lake(KINDS[0])) as other:
+    with Lake.open(LakeConfig(tmp_path / "other.sqlite", tmp_path / "other", threads=1)) as other:
         assert LakeLedger(other).identity() != name
     assert MemoryLedger().identity() not in (name, MemoryLedger().identity())
 
