@@ -35,6 +35,21 @@ def files_of(table: LakeTable, rows: pa.Table, folder: str) -> list[NewFile]:
     ]
 
 
+def merged_file(table: LakeTable, path: str, rows: pa.RecordBatchReader) -> NewFile:
+    """Rows of the table as DuckDB hands them over, as the file `path`."""
+    # Without loss of types a truth value comes as a byte of a type that Parquet does not know.
+    truths = [field.type == pa.bool8() for field in rows.schema]
+    fields = [field.with_type(pa.bool_()) if truth else field for field, truth in zip(rows.schema, truths, strict=True)]
+    schema = pa.schema(fields)
+
+    def plain(batch: pa.RecordBatch) -> pa.RecordBatch:
+        columns = zip(batch.columns, truths, strict=True)
+        arrays = [column.storage.cast(pa.bool_()) if truth else column for column, truth in columns]  # type: ignore[attr-defined]
+        return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+    return NewFile(path, pa.RecordBatchReader.from_batches(schema, map(plain, rows)), _options(table))
+
+
 def _by_period(table: LakeTable, rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     """The rows of each period, in their order, and the folder that belongs to it."""
     if rows.num_rows == 0:

@@ -1,6 +1,6 @@
 """Where the lake's Parquet files are: a folder, or a bucket of an S3-compatible store. One port, two twins.
 
-Arrow writes files, DuckDB reads and merges them, DuckLake removes those that nobody needs; a store lets them. A file's
+Arrow writes files, DuckDB reads them, DuckLake removes those that nobody needs; a store lets them. A file's
 path is what the catalogue calls it: an absolute path, or `s3://bucket/...`. A file is written once and never changed.
 """
 
@@ -48,15 +48,25 @@ class StoreTrouble(OSError):
 
 @dataclass(frozen=True, slots=True)
 class NewFile:
-    """A Parquet file to be written. `options` are those of pyarrow's writer."""
+    """A Parquet file to be written. `options` are those of pyarrow's writer. The batches of a reader become row groups,
+    one held in memory at a time."""
 
     path: str
-    rows: pa.Table
+    rows: pa.Table | pa.RecordBatchReader
     options: Mapping[str, Any]
+
+    def write_to(self, sink: Any) -> None:
+        """`sink`: a path, or an open stream."""
+        if isinstance(self.rows, pa.Table):
+            pq.write_table(self.rows, sink, **self.options)
+            return
+        with pq.ParquetWriter(sink, self.rows.schema, **self.options) as writer:
+            for batch in self.rows:
+                writer.write_batch(batch)
 
 
 class LakeStore(Protocol):
-    """A place of files. `write`, `settle` and `remove` may be called from any thread; all but `teach` raise OSError."""
+    """A place of files. `write` and `remove` may be called from any thread; all but `teach` raise OSError."""
 
     @property
     def root(self) -> str:
@@ -69,7 +79,7 @@ class LakeStore(Protocol):
         ...
 
     def teach(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Lets a DuckDB that has the extensions read and write here."""
+        """Lets a DuckDB that has the extensions read here."""
         ...
 
     def make_ready(self) -> None:
@@ -78,10 +88,6 @@ class LakeStore(Protocol):
 
     def write(self, files: Sequence[NewFile]) -> None:
         """Writes all; when it returns they outlive a power cut. When it raises, some may be there."""
-        ...
-
-    def settle(self, path: str) -> None:
-        """Returns when a file that DuckDB wrote outlives a power cut."""
         ...
 
     def remove(self, path: str) -> None:
@@ -111,12 +117,9 @@ class FolderStore:
         for file in files:
             path = Path(file.path)
             path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(file.rows, path, **file.options)
-            self.settle(file.path)
-
-    def settle(self, path: str) -> None:
-        sync_file(Path(path))
-        sync_file(Path(path).parent)
+            file.write_to(path)
+            sync_file(path)
+            sync_file(path.parent)
 
     def remove(self, path: str) -> None:
         Path(path).unlink(missing_ok=True)
@@ -232,12 +235,9 @@ class S3Store:
     def _upload(self, file: NewFile) -> None:
         try:
             with self._files.open_output_stream(_key(file.path)) as stream:
-                pq.write_table(file.rows, stream, **file.options)
+                file.write_to(stream)
         except OSError as trouble:
             raise self._told(trouble) from None
-
-    def settle(self, path: str) -> None:
-        """An object is there whole, or not at all."""
 
     def remove(self, path: str) -> None:
         try:
