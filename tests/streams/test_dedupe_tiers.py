@@ -122,6 +122,20 @@ def test_a_run_reads_alike_from_its_file_and_a_changed_byte_anywhere_is_noticed(
     folder.close()
 
 
+def test_a_filter_with_a_changed_byte_is_not_read(tmp_path: Path) -> None:
+    folder, filter_ = claimed(tmp_path), KeyFilter.for_keys(300)
+    entries = sorted_entries(random_keys(300), np.zeros(300, np.int64))
+    filter_.insert(entries.hashes, entries.rests)
+    facts = folder.write_filter(filter_)
+    assert np.array_equal(folder.read_filter(facts).words, filter_.words)
+    sound = (tmp_path / facts.name).read_bytes()
+    for place in range(0, len(sound), 31):
+        (tmp_path / facts.name).write_bytes(sound[:place] + bytes([sound[place] ^ 1]) + sound[place + 1 :])
+        with pytest.raises(Damaged):
+            folder.read_filter(facts)
+    folder.close()
+
+
 # -- the whole -----------------------------------------------------------------------------------------------------
 
 
@@ -179,6 +193,23 @@ def test_files_of_a_shorter_window_or_of_a_topic_before_it_grew_are_discarded(ch
     with patch.object(dedupe_files.Folder, "discard", autospec=True) as discard:
         house.start()
     assert discard.called
+    house.stop()
+
+
+def test_files_that_let_keys_go_are_not_of_a_lake_restored_to_when_these_were_in_the_window(tmp_path: Path) -> None:
+    house = House(tmp_path, 5, FILES)
+    read_up_to(house, 1_200, hour=lambda _: 100)
+    house.append((1, 1), 110)
+    house.catch_up()
+    house.commit(house.read)
+    house.keep_up()  # nothing is sealed: the files still lead up to hour 100, and have let its keys go
+    house.die()
+    house.lake.commits.pop()
+    del house.lake.log[-1], house.lake.truth[-1]
+    for key, _ in house.lake.log[:50]:
+        house.append(key, 101)
+    house.start()
+    house.catch_up()
     house.stop()
 
 
