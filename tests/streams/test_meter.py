@@ -12,17 +12,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from meterhouse.api.metrics import Metrics
 from meterhouse.ingest.encode import Encoded, single_message, to_json
 from meterhouse.ingest.event import UsageEvent
-from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, USAGE_REJECTED, TopicSpec
+from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, USAGE_REJECTED, Message, TopicSpec, partition_of
 from meterhouse.ingest.publisher import append_events
 from meterhouse.ingest.sqlite_log import SqliteLog
-from meterhouse.streams.budget_totals import BudgetTotal, LayoutMark, read_total
+from meterhouse.streams.budget import BudgetTable
+from meterhouse.streams.budget_totals import LayoutMark, read_total
 from meterhouse.streams.budget_worker import budget_topics
 from meterhouse.streams.control import Budget, RateCard, Scope, Snapshot, Tenant, WindowSpec
 from meterhouse.streams.ledger import Counts, LedgerUnavailable, Processed
 from meterhouse.streams.memory_ledger import MemoryLedger, MemoryStore
 from meterhouse.streams.meter import Meter, MeterSettings, MeterStopped
+from meterhouse.streams.watch import MeterHooks
 
 NOW = datetime(2026, 11, 10, 12, tzinfo=UTC)
 NOW_US = 1_794_312_000_000_000
@@ -67,13 +70,14 @@ class Bench:
     control: Snapshot = field(default_factory=snapshot)
     open: list[Meter] = field(default_factory=list)
 
-    def meter(self, ledger: MemoryLedger | None = None, **changes: object) -> Meter:
+    def meter(self, ledger: MemoryLedger | None = None, hooks: MeterHooks | None = None, **changes: object) -> Meter:
         meter = Meter(
             log=self.log,
             ledger=ledger or MemoryLedger(self.store),
             snapshots=lambda: self.control,
             clock=lambda: NOW_US,
             settings=MeterSettings(**{"control_every_s": 0.0, **changes}),  # type: ignore[arg-type]
+            hooks=hooks,
         )
         self.open.append(meter)
         return meter
@@ -92,24 +96,21 @@ class Bench:
         return sum((position.counts for position in self.store.positions.values()), Counts())
 
     def totals(self) -> dict[str, tuple[int, int]]:
-        """Per budget, the newest (version, offset) of each partition added up: (cost, tokens)."""
-        newest: dict[tuple[str, int], BudgetTotal] = {}
+        """Per budget, the newest total of each partition added up: (cost, tokens)."""
+        table = BudgetTable()
         for partition, end in self.log.end_offsets(BUDGET_TOTALS).items():
             run = self.log.read(BUDGET_TOTALS, partition, 0, end + 1)
             for key, value in zip(run.keys, run.values, strict=True):
-                total = read_total(key or b"", value or b"")
-                if isinstance(total, LayoutMark):
-                    continue
-                at = (total.budget_id, total.partition)
-                if at not in newest or (newest[at].control_version, newest[at].offset) <= (
-                    total.control_version,
-                    total.offset,
-                ):
-                    newest[at] = total
+                said = read_total(key or b"", value or b"")
+                if isinstance(said, LayoutMark):
+                    table.mark(said)
+                else:
+                    table.apply(said)
         sums: dict[str, tuple[int, int]] = {}
-        for (budget, _), total in newest.items():
-            cost, tokens = sums.get(budget, (0, 0))
-            sums[budget] = (cost + total.cost_pico, tokens + total.tokens)
+        for budget, window in table.windows():
+            for total in table.totals(budget, window):
+                cost, tokens = sums.get(budget, (0, 0))
+                sums[budget] = (cost + total.cost_pico, tokens + total.tokens)
         return sums
 
     def spent(self) -> dict[str, tuple[int, int]]:
@@ -288,3 +289,102 @@ def test_a_stop_commits_what_was_processed(bench: Bench) -> None:
     meter = bench.meter(commit_events=1_000_000, commit_every_s=1e9)
     meter.run(stop, progress=lambda progress: stop.set() if progress.processed == 30 else None)
     assert bench.billed() == truth(events)
+
+
+def test_a_fence_takes_only_the_partition_that_moved(bench: Bench) -> None:
+    events = [event(i) for i in range(90)]
+    bench.publish(events, batch=1)
+    slow = bench.meter(commit_events=1_000_000, commit_every_s=1e9)
+    while slow.step():
+        pass
+    moved = partition_of(b"acme", PARTITIONS)
+    other = MemoryLedger(bench.store)
+    other.seed(PARTITIONS)
+    before = other.positions()[moved]
+    nothing = {name: getattr(one_unit(slow), name).slice(0, 0) for name in TABLES}
+    after = replace(before, next_offset=before.next_offset + 1, counts=before.counts + Counts(read=1, duplicates=1))
+    other.commit(Processed(**nothing, rejects=[], before={moved: before}, after={moved: after}))
+    held = [row for row in one_unit(slow).charges.to_pylist() if row["partition"] != moved]
+    slow._commit_all()
+    assert bench.store.table("charges").num_rows == len(held) > 0
+    slow.run(Event(), until_idle=True)
+    assert len(bench.billed()) == len(events) - 1  # the other meter has ticked one off
+
+
+TABLES = ("charges", "node_events", "minutes", "hours", "latency")
+
+
+def one_unit(meter: Meter) -> Processed:
+    """What the meter has not committed."""
+    return meter._buffer.unit()
+
+
+def test_a_topic_that_grows_bills_each_tenant_once_wherever_its_events_stand(bench: Bench) -> None:
+    events = [event(i) for i in range(120)]
+    bench.publish(events[:60])
+    meter = bench.meter(commit_events=1_000_000, commit_every_s=1e9)
+    while meter.step():
+        pass  # read under the former layout, and not committed
+    bench.log.create_topics([TopicSpec(USAGE_EVENTS, PARTITIONS + 3)])
+    bench.publish(events)  # all of them again, at their tenants' new homes
+    meter.run(Event(), until_idle=True)
+    assert bench.billed() == truth(events)
+    assert bench.totals() == bench.spent()
+    bench.publish(events)
+    bench.meter().run(Event(), until_idle=True)
+    assert bench.billed() == truth(events)
+    homes = {partition_of(tenant.encode(), PARTITIONS + 3) for tenant in TENANTS}
+    assert {row["partition"] for row in bench.store.table("charges").to_pylist()} <= homes
+
+
+def test_a_reject_is_a_record_of_its_own_topic_with_its_bytes_reason_and_place(bench: Bench) -> None:
+    bench.log.append(USAGE_EVENTS, [Message(b"acme", b"{rubbish"), Message(None, None)])
+    bench.meter().run(Event(), until_idle=True)
+    run = bench.log.read(USAGE_REJECTED, 0, 0, 10)
+    told = {value: dict(headers) for value, headers in zip(run.values, run.headers, strict=True)}
+    kept = {reject.payload: reject for reject in bench.store.rejects}
+    assert told.keys() == kept.keys() == {b"{rubbish", b""}
+    for payload, headers in told.items():
+        reject = kept[payload]
+        assert headers["meterhouse-reason"].decode() == reject.reason
+        place = [headers[f"meterhouse-{name}"].decode() for name in ("topic", "partition", "offset", "index")]
+        assert place == [reject.topic, str(reject.partition), str(reject.offset), str(reject.index)]
+    assert set(run.keys) == {b"acme", None}
+
+
+def test_a_stop_while_the_ledger_is_away_drops_the_work_whole_and_soon(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meterhouse.streams.committer.GRACE_S", 0.2)
+    events = [event(i) for i in range(20)]
+    bench.publish(events)
+    stop = Event()
+    meter = bench.meter(Flaky(bench.store, ["before"] * 10_000), commit_events=1)
+    meter.run(stop, progress=lambda progress: stop.set() if progress.processed == 20 else None)
+    assert bench.counts() == Counts()
+    bench.meter().run(Event(), until_idle=True)
+    assert bench.billed() == truth(events)
+
+
+def test_a_meter_says_what_it_did_to_whoever_watches(bench: Bench) -> None:
+    metrics = Metrics()
+    bench.publish([event(i) for i in range(30)])
+    bench.publish([event(i) for i in range(10)])
+    bench.log.append(USAGE_EVENTS, [Message(b"acme", b"{rubbish")])
+    meter = bench.meter(hooks=MeterHooks(metrics), lag_every_s=0.0)
+    meter.run(Event(), until_idle=True)
+    value = metrics.registry.get_sample_value
+    outcomes = {
+        outcome: value("meterhouse_events_total", {"outcome": outcome})
+        for outcome in ("billed", "duplicates", "rejected")
+    }
+    assert outcomes == {"billed": 30, "duplicates": 10, "rejected": 1}
+    assert value("meterhouse_rejects_total", {"reason": "not_json"}) == 1
+    assert (
+        value("meterhouse_records_read_total")
+        == bench.store.positions[0].next_offset + bench.store.positions[1].next_offset
+    )
+    assert value("meterhouse_commit_events_sum") == 41
+    assert value("meterhouse_dedupe_ids") == 30
+    assert [value("meterhouse_lag_records", {"partition": str(p)}) for p in range(PARTITIONS)] == [0, 0]
+    assert value("meterhouse_fenced_commits_total") == 0
