@@ -13,7 +13,7 @@ from meterhouse.api.settings import Settings
 from tests.e2e.house import COMMAND, environment
 
 ROOT = Path(__file__).parents[1]
-STAYS = {"demo", "serve"}  # they serve until Ctrl-C
+STAYS = {"demo", "serve", "meter", "budget-worker", "alert-sender"}  # they work until Ctrl-C
 
 
 def typed() -> list[list[str]]:
