@@ -1,7 +1,10 @@
 """A plain Faust agent that does the meter's work an event at a time, to compare with: decode, validate, dedupe, rate,
 roll up, append to Parquet. Prints what it took as a line of JSON and ends.
 
-`python -m bench.faust_agent BOOTSTRAP EVENTS FOLDER CORE`
+`python -m bench.faust_agent BOOTSTRAP EVENTS FOLDER CORE memory|tables`
+
+What it has seen and added up is in its own memory, and lost with it; or in Faust's tables, which outlive it, as the
+meter's books do.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import MutableMapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +23,7 @@ import faust
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bench.kafka_feed import PARTITIONS
 from meterhouse.ingest.event import STATUSES
 from meterhouse.ingest.log import USAGE_EVENTS
 
@@ -27,13 +32,17 @@ PRICES: Final = {"input": 2_500_000, "cache_read": 250_000, "output": 10_000_000
 REQUIRED: Final = ("application", "model", "provider", "status")
 
 
+Numbers = MutableMapping[str, int]
+
+
 class Books:
     """What the agent keeps."""
 
-    def __init__(self, events: int, folder: Path) -> None:
+    def __init__(
+        self, events: int, folder: Path, seen: MutableMapping[str, int], sums: MutableMapping[str, int]
+    ) -> None:
         self.events, self.folder = events, folder
-        self.seen: set[tuple[str, str, str]] = set()
-        self.minutes: Counter[tuple[Any, ...]] = Counter()
+        self.seen, self.sums = seen, sums
         self.rows: list[dict[str, Any]] = []
         self.read = self.files = 0
         self.start_cpu = self.start = 0.0
@@ -56,15 +65,16 @@ class Books:
         if any(type(count) is not int or count < 0 for count in counts) or counts[1] > counts[0]:
             return
         key = (event["subject"], event["source"], event["id"])
-        if key in self.seen:
+        if (text := "|".join(key)) in self.seen:
             return
-        self.seen.add(key)
+        self.seen[text] = 1
         moment = datetime.fromisoformat(event["time"])
         kinds = {"input": counts[0] - counts[1], "cache_read": counts[1], "output": counts[2]}
         cost = sum(kinds[kind] * price for kind, price in PRICES.items())
         minute = moment.replace(second=0, microsecond=0)
-        self.minutes[event["subject"], data["application"], data["model"], minute, "cost"] += cost
-        self.minutes[event["subject"], data["application"], data["model"], minute, "requests"] += 1
+        group = f"{key[0]}|{data['application']}|{data['model']}|{minute.isoformat()}"
+        self.sums[f"{group}|cost"] += cost
+        self.sums[f"{group}|requests"] += 1
         self.rows.append({"tenant": key[0], "source": key[1], "id": key[2], "time": moment, "cost": cost, **data})
         if len(self.rows) >= FLUSH_EVENTS:
             self.flush()
@@ -87,14 +97,18 @@ class Books:
 
 
 def main() -> None:
-    bootstrap, events, folder, core = sys.argv[1:5]
+    bootstrap, events, folder, core, where = sys.argv[1:6]
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {int(core)})
-    books = Books(int(events), Path(folder))
     app = faust.App(
-        "bench-plain-agent", broker=f"kafka://{bootstrap}", datadir=folder, topic_disable_leader=True,
+        f"bench-plain-agent-{where}", broker=f"kafka://{bootstrap}", datadir=folder, topic_disable_leader=True,
         web_enabled=False, consumer_auto_offset_reset="earliest",
     )  # fmt: skip
+    if where == "tables":
+        tables = [app.Table(name, default=int, partitions=PARTITIONS) for name in ("seen", "sums")]
+        books = Books(int(events), Path(folder), *tables)
+    else:
+        books = Books(int(events), Path(folder), {}, Counter())
     topic = app.topic(USAGE_EVENTS, value_serializer="raw", value_type=bytes)
 
     async def agent(stream: Any) -> None:

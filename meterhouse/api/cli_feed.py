@@ -13,6 +13,7 @@ import typer
 
 from meterhouse.api.cli_common import WRONG_USE, err, errors, fail, progress_bar, register, settings_of, time_of
 from meterhouse.api.clock import now_us
+from meterhouse.api.settings import Settings
 from meterhouse.api.wiring import House
 from meterhouse.ingest.encode import Encoded, to_json
 from meterhouse.ingest.event import Event
@@ -21,6 +22,7 @@ from meterhouse.ingest.formats.replay_rule import ReplayRule, TraceError, replay
 from meterhouse.ingest.log import USAGE_EVENTS
 from meterhouse.ingest.publisher import append_events
 from meterhouse.ingest.simulate import Arrival, Workload, arrivals, records
+from meterhouse.ingest.topics import DAY_US
 from meterhouse.streams.control import Snapshot
 from meterhouse.warehouse.reports.groups import microseconds_of
 
@@ -59,7 +61,7 @@ def replay(
 ) -> None:
     """Publishes a real trace: tenants, models and applications are dealt to its rows by the replay rule, so the same
     file always gives the same events. Records carry the events' own times, so that the past is judged as of then."""
-    begin_us = time_of(start, "--start")
+    begin_us = _start_us(start, settings_of(ctx))
     with errors(), House(settings_of(ctx)) as house:
         snapshot = _with_models(house.control.snapshot())
         try:
@@ -93,11 +95,25 @@ def simulate(
 ) -> None:
     """Publishes a seeded workload of gateways and model nodes: daily rhythm, heavy tails, resends, late events and some
     poison. Records carry their simulated time of arrival."""
-    begin_us = time_of(start, "--start")
+    begin_us = _start_us(start, settings_of(ctx))
     with errors(), House(settings_of(ctx)) as house:
         started_us = now_us() - int(events / rate * 1e6) if begin_us is None else begin_us
         count = publish_workload(house, events=events, seed=seed, rate=rate, start_us=started_us, batch=batch)
     err.print(f"published {count:,} events")
+
+
+def _start_us(text: str | None, settings: Settings) -> int | None:
+    """The time of `--start`. A broker counts retention from a record's own time, so what is older would be gone before
+    it is read."""
+    start_us = time_of(text, "--start")
+    days = settings.log_retention_days
+    if settings.kafka_bootstrap and start_us is not None and start_us < now_us() - days * DAY_US:
+        fail(
+            f"--start is more than {days} days ago, and Kafka would remove the records unread: start later, or set"
+            " METERHOUSE_LOG_RETENTION_DAYS and run `meterhouse topics apply`",
+            WRONG_USE,
+        )
+    return start_us
 
 
 def publish_workload(house: House, *, events: int, seed: int, rate: float, start_us: int, batch: int = 100) -> int:
