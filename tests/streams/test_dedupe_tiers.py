@@ -213,6 +213,20 @@ def test_files_that_let_keys_go_are_not_of_a_lake_restored_to_when_these_were_in
     house.stop()
 
 
+def test_what_leaves_the_window_of_events_not_yet_committed_stays_in_the_files(tmp_path: Path) -> None:
+    house = House(tmp_path, 5, FILES)
+    read_up_to(house, 1_200, hour=lambda _: 100)
+    for key, hour in [*((key, 101) for key, _ in house.lake.log[:50]), ((1, 1), 110)]:
+        house.append(key, hour)
+    house.catch_up()
+    house.keep_up()
+    assert [path for path in house.files if path.suffix == ".run"]
+    house.die()  # the last entries are read again, from hour 101 on
+    house.start()
+    house.catch_up()
+    house.stop()
+
+
 def test_a_second_meter_on_the_same_folder_takes_another_one_and_beyond_four_none(tmp_path: Path) -> None:
     house = House(tmp_path, 50, FILES)
     read_up_to(house, 1_200)
