@@ -9,6 +9,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from meterhouse.api.settings import Settings
+from meterhouse.api.wiring import House as Wired
+from meterhouse.ingest.log import USAGE_EVENTS, Message
 from tests.e2e.house import CONTROL, House
 from tests.services.kafka import own_cluster
 from tests.services.postgres import Postgres
@@ -63,7 +66,8 @@ def test_the_commands_give_the_same_books_on_kafka_postgresql_and_s3(
         start = datetime.now(UTC) - timedelta(days=3)
         long_ago = ("simulate", "--events", "1", "--start", "2026-03-01T00:00:00Z")
         assert "Kafka would remove" in both.production.run(*long_ago, code=2, settings=settings).stderr
-        both.run("simulate", "--events", "2000", "--seed", "7", "--start", start.isoformat())
+        both.run("simulate", "--events", "400", "--seed", "7", "--start", start.isoformat())
+        _append_rubbish(both)
         both.run("work", "--until-idle")
         before = both.same("chargeback", "--group-by", "tenant,model")
         assert before["lines"]
@@ -80,6 +84,13 @@ def test_the_commands_give_the_same_books_on_kafka_postgresql_and_s3(
     assert sorted(path.name for path in (tmp_path / "production").iterdir()) == ["dedupe"]
     for secret in (s3.secret_key, s3.access_key, "not-a-secret"):
         assert secret not in "".join(both.said)
+
+
+def _append_rubbish(both: Both) -> None:
+    for house, given in ((both.laptop, {}), (both.production, both.settings)):
+        told = {name.removeprefix("METERHOUSE_").lower(): value for name, value in given.items()}
+        with Wired(Settings(home=house.home, **told)) as opened:  # type: ignore[arg-type]
+            opened.log.append(USAGE_EVENTS, [Message(None, b"{rubbish"), Message(None, b"{more")])
 
 
 def _repair_and_discard(both: Both, corrected: Path) -> None:
