@@ -27,12 +27,15 @@ from meterhouse.ingest.event import (
     UsageEvent,
 )
 from meterhouse.ingest.log import BATCH, CONTENT_TYPE, STRUCTURED, Headers, Message
+from meterhouse.ingest.log_limits import MAX_RECORD_BYTES
 
 BATCH_EVENTS: Final = 100
 """Events in one record: from there on a record's own cost is under a hundredth of its events' cost."""
 BATCH_BYTES: Final = 512 * 1024
 """Of one batch record: one event of 256 KiB and its neighbours fit, and twice of it fits Kafka's default of 1 MB."""
 
+MAX_REJECT_BYTES: Final = MAX_RECORD_BYTES - 64 * 1024
+"""Of a reject's payload in its record: what is left is for headers."""
 REJECT_HEADER: Final = "meterhouse-"
 """In front of the headers of `usage.rejected`: reason, detail, topic, partition, offset, index, arrived_us."""
 
@@ -177,11 +180,14 @@ def single_message(tenant: str | None, event: bytes, appended_us: int | None = N
 
 def reject_message(reject: Reject) -> Message:
     """A reject as a record of `usage.rejected`, keyed by its tenant: the bytes as they came, and why and whence as
-    headers."""
+    headers. Of a payload that no record holds, whatever let it into the log, the first part, and how long it is: the
+    lake has all of it, under the same place."""
     place = {"topic": reject.topic, "partition": reject.partition, "offset": reject.offset, "index": reject.index}
     told = {"reason": reject.reason.value, "detail": reject.detail, **place, "arrived_us": reject.arrived_us}
+    if len(reject.payload) > MAX_REJECT_BYTES:
+        told["cut_from_bytes"] = len(reject.payload)
     headers = tuple((f"{REJECT_HEADER}{name}", str(value).encode()) for name, value in told.items())
-    return Message(record_key(reject.tenant), reject.payload, headers)
+    return Message(record_key(reject.tenant), reject.payload[:MAX_REJECT_BYTES], headers)
 
 
 def batch_message(tenant: str | None, events: Sequence[bytes], appended_us: int | None = None) -> Message:

@@ -30,12 +30,18 @@ def check_spec(spec: TopicSpec) -> None:
         raise LogError(f"topic {spec.name}: {spec.partitions} partitions asked for; give 1 to {MAX_PARTITIONS}")
 
 
+def record_bytes(message: Message) -> int:
+    """The size of a record: key, value and headers."""
+    of_headers = sum(len(name) + len(value) for name, value in message.headers)
+    return len(message.key or b"") + len(message.value or b"") + of_headers
+
+
 def checked_bytes(topic: str, messages: Sequence[Message]) -> int:
     """The size of an append, bytes. Raises LogError when it or one of its records is over a limit."""
     total = 0
     for message in messages:
         key_bytes = len(message.key or b"")
-        size = key_bytes + len(message.value or b"") + sum(len(name) + len(value) for name, value in message.headers)
+        size = record_bytes(message)
         if key_bytes > MAX_KEY_BYTES:
             raise LogError(f"a key of {key_bytes} bytes for {topic}: at most {MAX_KEY_BYTES}; use a shorter id")
         if size > MAX_RECORD_BYTES:

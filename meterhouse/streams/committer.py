@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
 
 from meterhouse.ingest.log import EventLog, LogFull, LogUnavailable, Message
+from meterhouse.ingest.log_limits import record_bytes
 from meterhouse.streams.ledger import Fenced, LayoutChanged, Ledger, LedgerUnavailable, Processed
 from meterhouse.streams.pipeline import without
 from meterhouse.streams.watch import MeterHooks
@@ -24,6 +25,9 @@ T = TypeVar("T")
 
 FIRST_WAIT_S: Final = 0.05
 LONGEST_WAIT_S: Final = 5.0
+APPEND_BYTES: Final = 8 * 1024**2
+"""Of forwards or rejects in one append: it is some tens of milliseconds."""
+APPEND_RECORDS: Final = 20_000
 GRACE_S: Final = 10.0
 """Patience once the meter is to stop: a process manager usually leaves 30 s, and what is dropped is in the log."""
 
@@ -139,8 +143,8 @@ class Committer:
     def _commit(self, unit: Processed, before: Mapping[str, Sequence[Message]]) -> Outcome:
         start_s = time.monotonic()
         for topic, messages in before.items():
-            if messages:
-                self.patiently(partial(self._log.append, topic, messages))
+            for run in in_appends(messages):
+                self.patiently(partial(self._log.append, topic, run))
         left: Processed | None = unit
         fenced: frozenset[int] = frozenset()
         while left is not None:
@@ -168,6 +172,19 @@ class Committer:
             moved = {p for p, position in unit.before.items() if stored[p] != position}
             return frozenset(moved | {fence.partition})
         return frozenset()
+
+
+def in_appends(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """Cuts messages into appends of some APPEND_BYTES: what a flood of rejects carries is more than a log takes at
+    once."""
+    start = size = 0
+    for at, message in enumerate(messages):
+        size += record_bytes(message)
+        if size >= APPEND_BYTES or at - start >= APPEND_RECORDS:
+            yield messages[start : at + 1]
+            start, size = at + 1, 0
+    if start < len(messages):
+        yield messages[start:]
 
 
 def _note(state: RetryCallState) -> None:

@@ -16,6 +16,7 @@ from meterhouse.api.metrics import Metrics
 from meterhouse.ingest.encode import Encoded, single_message, to_json
 from meterhouse.ingest.event import UsageEvent
 from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, USAGE_REJECTED, Message, TopicSpec, partition_of
+from meterhouse.ingest.log_limits import MAX_RECORD_BYTES
 from meterhouse.ingest.publisher import append_events
 from meterhouse.ingest.sqlite_log import SqliteLog
 from meterhouse.streams.budget import BudgetTable
@@ -350,6 +351,29 @@ def test_a_reject_is_a_record_of_its_own_topic_with_its_bytes_reason_and_place(b
         place = [headers[f"meterhouse-{name}"].decode() for name in ("topic", "partition", "offset", "index")]
         assert place == [reject.topic, str(reject.partition), str(reject.offset), str(reject.index)]
     assert set(run.keys) == {b"acme", None}
+
+
+def test_a_reject_as_large_as_a_record_may_be_keeps_nobody_from_what_comes_after(bench: Bench) -> None:
+    largest = b"{" + b"x" * (MAX_RECORD_BYTES - 100)
+    bench.log.append(USAGE_EVENTS, [Message(b"acme", largest)])
+    bench.publish([event(0)])
+    bench.meter().run(Event(), until_idle=True)
+    assert bench.counts() == Counts(read=2, billed=1, rejected=1)
+    assert [reject.payload for reject in bench.store.rejects] == [largest]
+    run = bench.log.read(USAGE_REJECTED, 0, 0, 10)
+    assert [value for value in run.values if value and largest.startswith(value)] == list(run.values)
+    assert dict(run.headers[0])["meterhouse-cut_from_bytes"] == b"%d" % len(largest)
+
+
+def test_a_flood_of_rejects_goes_out_in_appends_that_a_log_takes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meterhouse.ingest.log_limits.MAX_APPEND_BYTES", 8_192)
+    monkeypatch.setattr("meterhouse.streams.committer.APPEND_BYTES", 1_000)
+    rubbish = [b"{rubbish %d" % number for number in range(300)]
+    for number in range(0, len(rubbish), 20):
+        bench.log.append(USAGE_EVENTS, [Message(b"acme", payload) for payload in rubbish[number : number + 20]])
+    bench.meter().run(Event(), until_idle=True)
+    assert bench.counts() == Counts(read=300, rejected=300)
+    assert set(bench.log.read(USAGE_REJECTED, 0, 0, 1_000).values) == set(rubbish)
 
 
 def test_a_stop_while_the_ledger_is_away_drops_the_work_whole_and_soon(
