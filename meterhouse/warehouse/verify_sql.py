@@ -323,8 +323,12 @@ def keys_once(window_hours: int) -> Query:
 def places_once() -> Query:
     """Places in the log that more than one row claims."""
     text = "concat(string_agg(DISTINCT what, ' and ' ORDER BY what), ' (', count(*), ' rows)')"
+    place = '"partition", "offset", "index"'
+    # Texts only of places that occur twice: of all they would not fit in memory.
     return Query(
-        f'SELECT {text} AS what FROM (\n{_all_places()}\n) GROUP BY "partition", "offset", "index" HAVING count(*) > 1'
+        f"WITH places AS (\n{_all_places()}\n), repeated AS (\n"
+        f"SELECT {place} FROM places GROUP BY ALL HAVING count(*) > 1\n)\n"
+        f"SELECT {text} AS what FROM places SEMI JOIN repeated USING ({place}) GROUP BY {place}"
     )
 
 
