@@ -199,6 +199,7 @@ def open_kafka(settings: Settings, group: str | None) -> KafkaLog:
         settings=KafkaSettings(
             session_timeout_s=settings.kafka_session_timeout_s,
             replication=settings.replication,
+            instance=settings.kafka_instance,
             options=settings.client_options(),
         ),
     )

@@ -65,6 +65,7 @@ class KafkaSettings:
     max_poll_s: float = 120.0  # a meter that does not poll for so long is stuck, and loses its partitions
     append_timeout_s: float = 30.0  # several failovers (5 s each); what is not in the log then is reported
     replication: int = 1
+    instance: str | None = None  # a consumer's name in its group, the same after a restart
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 

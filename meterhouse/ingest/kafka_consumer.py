@@ -40,7 +40,9 @@ _log = structlog.get_logger("meterhouse.kafka")
 
 def consumer_config(settings: KafkaSettings, group: str | None) -> dict[str, Any]:
     session_ms = round(settings.session_timeout_s * 1_000)
-    return {
+    # Who comes back under its name takes its partitions back, and nobody waits for the end of its silence.
+    named = {"group.instance.id": settings.instance} if group and settings.instance else {}
+    return named | {
         "group.id": group or f"meterhouse-none-{uuid.uuid4()}",  # the library wants one, and here never joins it
         "enable.auto.commit": False,  # positions are the lake's
         "enable.auto.offset.store": False,
@@ -57,6 +59,12 @@ def consumer_config(settings: KafkaSettings, group: str | None) -> dict[str, Any
         "queued.min.messages": 100_000,
         "queued.max.messages.kbytes": QUEUE_KB,
     }
+
+
+def _advice(fatal: KafkaError) -> str:
+    if fatal.code() == KafkaError.FENCED_INSTANCE_ID:
+        return "another process has the same METERHOUSE_KAFKA_INSTANCE: give each its own"
+    return "make a new consumer"
 
 
 class _Carrier:
@@ -242,7 +250,7 @@ class KafkaConsumer:
     def _refuse(self) -> None:
         """Raises what keeps this consumer from reading."""
         if self._trouble.fatal is not None:
-            raise LogError(f"read {self._topic}: {self._trouble.fatal.str()}; make a new consumer")
+            raise LogError(f"read {self._topic}: {self._trouble.fatal.str()}; {_advice(self._trouble.fatal)}")
         if self._lasting is not None:
             raise self._lasting
         for partition in sorted(self._stuck - self._seeks.keys()):

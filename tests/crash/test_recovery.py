@@ -56,8 +56,9 @@ class Town:
         write_plan(plan, self.stream.take(events))
         publish(self.rig.publish, plan, plan.with_suffix(".acknowledged"), 1e9)
 
-    def meter(self) -> Child:
-        return self.nursery.start([CLI, *self.rig.meter], self.rig.environment)
+    def meter(self, name: str = "") -> Child:
+        named = {"METERHOUSE_KAFKA_INSTANCE": name} if name else {}
+        return self.nursery.start([CLI, *self.rig.meter], {**self.rig.environment, **named})
 
     def events_read(self) -> int:
         """Events that the lake has counted; 0 where no meter has made it yet."""
@@ -91,15 +92,16 @@ def town(tmp_path: Path) -> Iterator[Town]:
         yield Town(rig, Stream(7, now_us, control), nursery)
 
 
-def test_a_meter_takes_over_from_one_that_was_killed(town: Town) -> None:
+@pytest.mark.parametrize("name", ["", "meter-1"], ids=["another", "itself, by its name"])
+def test_a_meter_takes_over_from_one_that_was_killed(town: Town, name: str) -> None:
     town.publish(2_000)
-    meter = town.meter()
+    meter = town.meter(name)
     awaited("the first events are committed", lambda: town.events_read() >= town.events_published)
     meter.kill()
     killed_s = time.monotonic()
     meter.code(DEADLINE_S)
     town.publish(50)
-    successor = town.meter()
+    successor = town.meter(name)
     awaited("the next events are committed", lambda: town.events_read() >= town.events_published, READY_S)
     print(f"\nfrom SIGKILL to the next commit: {time.monotonic() - killed_s:.1f} s")
     successor.signal(signal.SIGTERM)
