@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import numpy as np
@@ -28,10 +28,10 @@ def json_messages(events: int, per_record: int) -> Iterator[Message]:
         yield Message(key, value, headers, appended_us=appended_us)
 
 
-def arrow_messages(events: int, per_record: int) -> Iterator[Message]:
-    """The same kind of events as `bench.workload.event` makes, made by the column."""
+def arrow_messages(events: int, per_record: int, hours_ago: int = 1) -> Iterator[Message]:
+    """The same kind of events as `bench.workload.event` makes, made by the column, a millisecond apart."""
     draw, pick = np.random.default_rng(1), random.Random(1)
-    start_us = now_us() - HOUR_US
+    start_us = now_us() - hours_ago * HOUR_US
     for first in range(0, events, per_record):
         size = min(per_record, events - first)
         tenant = pick.choice(TENANTS)
@@ -84,6 +84,11 @@ def feed(bootstrap: str, messages: Iterator[Message], topic: str = USAGE_EVENTS)
     """Makes the topic and fills it; returns the bytes of its values."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
     admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(30)
+    return produced(bootstrap, messages, topic)
+
+
+def produced(bootstrap: str, messages: Iterable[Message], topic: str = USAGE_EVENTS) -> int:
+    """Fills a topic of PARTITIONS; returns the bytes of its values."""
     producer = Producer(
         {
             "bootstrap.servers": bootstrap, "compression.type": "zstd", "linger.ms": 50, "batch.size": 1_000_000,

@@ -162,9 +162,15 @@ class Lake:
         """
         store = store_of(config.data)
         if read_only:
+            missing = LakeMissing(f"there is no lake at {config.named} yet: run `meterhouse work` once to make it")
             if isinstance(config.catalogue, Path) and not config.catalogue.exists():
-                raise LakeMissing(f"there is no lake at {config.catalogue} yet: run `meterhouse work` once to make it")
-            return cls(config, store, read_only=True)
+                raise missing
+            lake = cls(config, store, read_only=True)
+            with closing(lake.cursor()) as cursor:
+                if "positions" in table_names(cursor):
+                    return lake
+            lake.close()  # its writer is about to make the tables
+            raise missing
         lock = None
         if isinstance(config.catalogue, Path):
             config.catalogue.parent.mkdir(parents=True, exist_ok=True)

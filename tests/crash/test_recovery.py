@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from meterhouse.warehouse.lake import LakeMissing
+from meterhouse.warehouse.lake import LakeError
 from tests.crash.checks import differences, lake_book
 from tests.crash.nursery import Child, Nursery
 from tests.crash.producer import publish
@@ -23,7 +23,7 @@ from tests.services.kafka import own_cluster
 
 READY_S = 40.0
 """From SIGKILL to work, with whatever the broker needs to notice: six seconds of silence by default. It is to be ten on
-a machine that does nothing else, which is for `make bench-kafka` to say."""
+a machine that does nothing else, which is for `python -m bench.recovery` to say."""
 CATCH_UP_BYTES = 2 * 2**30
 CATCH_UP_EVENTS = 60_000
 """Some hundred thousand with their repeats: small enough for every run of the tests, more than any buffer holds at
@@ -66,7 +66,7 @@ class Town:
             with scene(self.rig, self.stream) as left, left.lake.read() as cursor:
                 [(read,)] = cursor.execute('SELECT coalesce(sum("read"), 0) FROM positions').fetchall()
                 return int(read)
-        except LakeMissing:
+        except LakeError:  # it is being made
             return 0
 
     @property

@@ -36,6 +36,14 @@ def test_a_second_writer_is_refused_with_what_to_do(config: LakeConfig) -> None:
     Lake.open(config).close()
 
 
+def test_a_reader_of_a_lake_whose_tables_are_about_to_be_made_is_told_so(
+    config: LakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Lake, "_create_missing", lambda _: None)
+    with Lake.open(config), pytest.raises(LakeMissing, match="run `meterhouse work` once"):
+        Lake.open(config, read_only=True)
+
+
 def test_a_reader_of_a_lake_that_no_writer_made_is_told_so(config: LakeConfig) -> None:
     with pytest.raises(LakeMissing, match="run `meterhouse work` once"):
         Lake.open(config, read_only=True)
