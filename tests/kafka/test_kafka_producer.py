@@ -7,15 +7,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime
 
 import pytest
 
-from meterhouse.ingest.event import UsageEvent
 from meterhouse.ingest.kafka_client import KafkaSettings
 from meterhouse.ingest.kafka_log import KafkaLog
 from meterhouse.ingest.log import EventLog, LogError, LogUnavailable, Message, partition_of
 from meterhouse.ingest.publisher import Delivery, Publisher, PublisherLimits, Retries
+from tests.ingest.test_publisher import event
 from tests.kafka.logs import DEADLINE_S, await_that, new_name, new_topic
 from tests.services.kafka import own_cluster
 
@@ -28,18 +27,6 @@ EAGER = PublisherLimits(retries=Retries(first_s=0.05, longest_s=0.2))
 def log(kafka_bootstrap: str) -> Iterator[KafkaLog]:
     with closing(KafkaLog(kafka_bootstrap)) as opened:
         yield opened
-
-
-def event(number: int, tenant: str = "acme") -> UsageEvent:
-    return UsageEvent(
-        id=f"e-{number}",
-        source="/gateway/1",
-        tenant=tenant,
-        time=datetime(2026, 11, 1, tzinfo=UTC),
-        application="assistant",
-        model="atlas-large",
-        provider="atlas",
-    )
 
 
 def values(log: EventLog, topic: str) -> dict[tuple[int, int], bytes | None]:
