@@ -169,11 +169,12 @@ def show_alerts(report: Json) -> None:
     rows = [
         {
             "created": tables.shown_time(line["created"]),
-            "budget": line["budget"],
-            "reached": f"{line['threshold']} %",
+            "about": line["subject"],
+            "news": line["status"] if line["status"] == "resolved" else line["kind"],
+            "reached": line["threshold"] and f"{line['threshold']} %",
             "spent": line["spent"],
             "limit": line["limit"],
-            "window from": line["window"]["start"],
+            "window from": line["window"] and line["window"]["start"],
             "delivery": line["state"],
         }
         for line in report["alerts"]

@@ -198,8 +198,12 @@ def alert_json(entry: OutboxEntry) -> Json:
     return {
         "id": alert.id,
         "kind": alert.kind,
+        "status": alert.status,
+        "subject": alert.subject,
+        "summary": alert.summary,
+        "resolves": alert.resolves,
         "budget": alert.budget_id,
-        "window": {"start": rfc3339(alert.window_start_us), "end": rfc3339(alert.window_end_us)},
+        "window": _window_json(alert.window_start_us, alert.window_end_us),
         "threshold": alert.threshold,
         "spent": alert.spent,
         "limit": alert.limit,
@@ -209,3 +213,9 @@ def alert_json(entry: OutboxEntry) -> Json:
         "delivered": None if entry.delivered_us is None else rfc3339(entry.delivered_us),
         "last_error": entry.last_error,
     }
+
+
+def _window_json(start_us: int | None, end_us: int | None) -> Json | None:
+    if start_us is None or end_us is None:
+        return None
+    return {"start": rfc3339(start_us), "end": rfc3339(end_us)}

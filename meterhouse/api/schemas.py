@@ -178,12 +178,16 @@ class Budgets(BaseModel):
 
 class Alert(BaseModel):
     id: str = Field(description="follows from what it is about: the same news always has the same id")
-    kind: str
-    budget: str
-    window: Window
-    threshold: str = Field(description="percent of the limit")
-    spent: str
-    limit: str
+    kind: Literal["threshold", "forecast", "unpriced", "meter_behind"]
+    status: Literal["firing", "resolved"]
+    subject: str = Field(description="what it is about: a budget, provider/model, or topic/partition")
+    summary: str = Field(description="a sentence for people")
+    resolves: str | None = Field(description="the alert whose reason is gone")
+    budget: str | None
+    window: Window | None
+    threshold: str | None = Field(description="percent of the limit")
+    spent: str | None
+    limit: str | None
     created: datetime
     state: Literal["waiting", "delivered", "given_up"]
     attempts: Count = Field(description="deliveries that failed")

@@ -13,8 +13,8 @@ from typing import Final
 import httpx
 import structlog
 
+from meterhouse.streams.alert import Alert
 from meterhouse.streams.alerts import AlertOutbox, OutboxEntry, OutboxUnavailable
-from meterhouse.streams.budget_state import Alert
 from meterhouse.streams.watch import AlertWatch, Delivered, Unwatched
 
 ROUND: Final = 100

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, Protocol
 
-from meterhouse.streams.budget_state import Alert
+from meterhouse.streams.alert import Alert
 
 __all__ = ["Alert", "AlertOutbox", "MemoryOutbox", "OutboxEntry", "OutboxUnavailable"]
 

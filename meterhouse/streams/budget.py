@@ -4,9 +4,9 @@
 `budget_state` what that comes to.
 """
 
+from meterhouse.streams.alert import Alert
 from meterhouse.streams.budget_scope import definition_of, matches
 from meterhouse.streams.budget_state import (
-    Alert,
     BudgetState,
     BudgetTable,
     Window,

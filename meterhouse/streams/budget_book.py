@@ -8,29 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-
-import msgspec
 
 from meterhouse.ingest.event import Lateness
+from meterhouse.streams.alert import Alert
 from meterhouse.streams.budget_scope import definition_of
 from meterhouse.streams.budget_state import (
-    Alert,
     BudgetState,
     BudgetTable,
     Window,
     alerts_of,
     counts_still,
-    read_state_key,
     state_from_totals,
-    state_key,
 )
 from meterhouse.streams.budget_totals import BudgetTotal, LayoutMark, read_total_key
 from meterhouse.streams.control import EMPTY, Budget, Snapshot
+from meterhouse.streams.gate_wire import read_state_key, state_key
 
 BudgetWindow = tuple[str, Window]
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +66,9 @@ class BudgetBook:
 
     def restore_alert(self, value: bytes) -> None:
         """Takes in a record of the topic of alerts. Raises ValueError where it is none."""
-        try:
-            fields = msgspec.json.decode(value)
-            window_end = datetime.fromisoformat(fields["window_end"])
-            self._raised[fields["id"]] = (window_end - _EPOCH) // timedelta(microseconds=1)
-        except (msgspec.DecodeError, KeyError, TypeError, ValueError) as wrong:
-            raise ValueError(f"not an alert ({wrong!r}); see who else writes to this topic") from wrong
+        alert = Alert.from_json(value)
+        if alert.window_end_us is not None:
+            self._raised[alert.id] = alert.window_end_us
 
     # -- what comes in -----------------------------------------------------------------------------------------------
 
@@ -155,7 +146,8 @@ class BudgetBook:
     def raised(self, due: Due) -> None:
         """The alerts of `due` are out."""
         for alert in due.alerts:
-            self._raised[alert.id] = alert.window_end_us
+            if alert.window_end_us is not None:
+                self._raised[alert.id] = alert.window_end_us
 
     def said(self, due: Due) -> None:
         """The states of `due` are out, after its alerts: nothing of it is due again."""

@@ -7,75 +7,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from decimal import Context, Decimal
 from fractions import Fraction
-from typing import Final, Literal
-from uuid import UUID, uuid5
+from typing import Final
 
 import msgspec
 
 from meterhouse.ingest.event import Lateness
+from meterhouse.streams.alert import Alert, alert_id
 from meterhouse.streams.budget_totals import BudgetTotal, LayoutMark
 from meterhouse.streams.control import Budget, OnExceeded
+from meterhouse.streams.gate_wire import State, StateName, state_key
 from meterhouse.streams.money import to_text
 
 Window = tuple[int, int]
 """[start, end) in microseconds UTC."""
-StateName = Literal["ok", "warned", "exceeded"]
-AlertKind = Literal["threshold"]
-
-_ALERTS: Final = UUID("5b0f6b0e-6c1e-4d0b-9a53-2f8d1c7e4a90")
-"""Namespace of alert ids. Never change it: an alert would be a new one to everybody who had it."""
-
-
-ALERT_TYPE: Final = "meterhouse.alert.v1"
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def _rfc3339(time_us: int) -> str:
-    return (_EPOCH + timedelta(microseconds=time_us)).isoformat().replace("+00:00", "Z")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alert:
-    """One alert. `payload` holds JSON values only and travels in the webhook's body as it is."""
-
-    id: str  # deterministic: of kind, budget, window and threshold
-    kind: AlertKind
-    budget_id: str
-    window_start_us: int
-    window_end_us: int
-    threshold: str  # percent of the limit in plain digits: "80", "99.5"
-    spent: str  # money with twelve decimals, or whole tokens (payload's `unit` says which)
-    limit: str  # as `spent`
-    created_us: int  # when it was first raised
-    payload: Mapping[str, object] = field(default_factory=dict)
-
-    def to_json(self) -> bytes:
-        """The alert as webhooks and the topic of alerts carry it; times are RFC 3339 in UTC, amounts are texts.
-
-        `{"type": "meterhouse.alert.v1", "id", "kind", "budget_id", "window_start", "window_end", "threshold", "spent",
-        "limit", "created", "details": {"unit", "state", "share_percent", "scope", "window", "on_exceeded"}}`
-        """
-        return msgspec.json.encode(
-            {
-                "type": ALERT_TYPE,
-                "id": self.id,
-                "kind": self.kind,
-                "budget_id": self.budget_id,
-                "window_start": _rfc3339(self.window_start_us),
-                "window_end": _rfc3339(self.window_end_us),
-                "threshold": self.threshold,
-                "spent": self.spent,
-                "limit": self.limit,
-                "created": _rfc3339(self.created_us),
-                "details": dict(self.payload),
-            }
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +41,7 @@ class BudgetState:
     crossed: tuple[Decimal, ...]  # thresholds reached, percent, ascending
     on_exceeded: OnExceeded
     offsets: tuple[tuple[int, int], ...] = ()  # (partition, offset) that the spend is as of, by partition
+    definition: str = ""  # digest of what was counted
 
     @property
     def spent(self) -> int:
@@ -116,37 +65,28 @@ class BudgetState:
         return state_key(self.budget_id, (self.window_start_us, self.window_end_us))
 
     def to_json(self) -> bytes:
-        """The same state gives the same bytes. Pico-units are texts of whole numbers, percents plain digits."""
+        """The record of the topic of states (`gate_wire.State`)."""
         share = self.share_percent
-        value = {
-            "budget_id": self.budget_id,
-            "window_start_us": self.window_start_us,
-            "window_end_us": self.window_end_us,
-            "state": self.state,
-            "spent_pico": str(self.spent_pico),
-            "spent_tokens": self.spent_tokens,
-            "limit_pico": None if self.limit_pico is None else str(self.limit_pico),
-            "limit_tokens": self.limit_tokens,
-            "share_percent": None if share is None else plain(share),
-            "crossed": [plain(threshold) for threshold in self.crossed],
-            "on_exceeded": self.on_exceeded,
-            "offsets": {str(partition): offset for partition, offset in self.offsets},
-        }
-        return msgspec.json.encode(value)
+        state = State(
+            budget_id=self.budget_id,
+            window_start_us=self.window_start_us,
+            window_end_us=self.window_end_us,
+            state=self.state,
+            spent_pico=str(self.spent_pico),
+            spent_tokens=self.spent_tokens,
+            limit_pico=None if self.limit_pico is None else str(self.limit_pico),
+            limit_tokens=self.limit_tokens,
+            share_percent=None if share is None else plain(share),
+            crossed=tuple(plain(threshold) for threshold in self.crossed),
+            on_exceeded=self.on_exceeded,
+            offsets={str(partition): offset for partition, offset in self.offsets},
+            definition=self.definition,
+        )
+        return msgspec.json.encode(state)
 
 
 _EXACT: Final = Context(prec=60)
 """Wider than any share: a spend has at most 39 digits."""
-
-
-def state_key(budget_id: str, window: Window) -> bytes:
-    return f"{budget_id}|{window[0]}|{window[1]}".encode()
-
-
-def read_state_key(key: bytes) -> tuple[str, Window]:
-    """Raises ValueError for what `state_key` did not write."""
-    budget_id, start, end = key.decode().rsplit("|", 2)
-    return budget_id, (int(start), int(end))
 
 
 def plain(number: Decimal) -> str:
@@ -267,12 +207,8 @@ def state_from_totals(
     if not ours:
         return None
     cost_pico, tokens = sum(total.cost_pico for total in ours), sum(total.tokens for total in ours)
-    return state_of(budget, window, cost_pico, tokens, ((total.partition, total.offset) for total in ours))
-
-
-def alert_id(kind: AlertKind, budget_id: str, window: Window, threshold: str) -> str:
-    """The same news, the same id (UUID version 5)."""
-    return str(uuid5(_ALERTS, json.dumps([kind, budget_id, *window, threshold])))
+    state = state_of(budget, window, cost_pico, tokens, ((total.partition, total.offset) for total in ours))
+    return replace(state, definition=definition)
 
 
 def alerts_of(state: BudgetState, budget: Budget, currency: str, now_us: int) -> list[Alert]:
@@ -291,8 +227,10 @@ def alerts_of(state: BudgetState, budget: Budget, currency: str, now_us: int) ->
     window = (state.window_start_us, state.window_end_us)
     return [
         Alert(
-            id=alert_id("threshold", budget.id, window, plain(threshold)),
+            id=alert_id("threshold", budget.id, *window, plain(threshold)),
             kind="threshold",
+            subject=budget.id,
+            summary=f"budget {budget.id} has reached {plain(threshold)} % of its limit",
             budget_id=budget.id,
             window_start_us=window[0],
             window_end_us=window[1],

@@ -192,7 +192,7 @@ class EmbeddedBudgetWorker:
         if due.alerts:
             # The outbox first: the topic is what a restart takes as raised.
             self._outbox.add(due.alerts)
-            self._append(BUDGET_ALERTS, [(alert.budget_id, alert.id.encode(), alert.to_json()) for alert in due.alerts])
+            self._append(BUDGET_ALERTS, [(alert.subject, alert.id.encode(), alert.to_json()) for alert in due.alerts])
             self._book.raised(due)
         self._append(BUDGET_STATES, [(which[0], state_record_key(which), value) for which, value in due.states.items()])
         self._book.said(due)

@@ -49,6 +49,7 @@ class Scope:
 
 Every = Literal["day", "week", "month"]
 OnExceeded = Literal["notify", "throttle", "block"]
+WhenStale = Literal["open", "closed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,9 @@ class Budget:
     limit_tokens: int | None  # all kinds added up
     thresholds: tuple[Decimal, ...]  # percent of the limit, ascending
     on_exceeded: OnExceeded
+    throttle_per_minute: int = 60  # requests that one gate lets through while `throttle` is in force
+    when_stale: WhenStale = "open"  # what a gate does when it cannot know the spend: go on from the last, or refuse
+    stale_after_s: int = 60  # how old the spend may be before that
 
 
 @dataclass(frozen=True, slots=True)

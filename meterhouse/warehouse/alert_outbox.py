@@ -83,6 +83,10 @@ def _row(alert: Alert) -> dict[str, Any]:
     return {
         "id": alert.id,
         "kind": alert.kind,
+        "subject": alert.subject,
+        "summary": alert.summary,
+        "resolves": alert.resolves,
+        "done_channels": [],
         "budget_id": alert.budget_id,
         "window_start_us": alert.window_start_us,
         "window_end_us": alert.window_end_us,
@@ -101,6 +105,9 @@ def _entry(row: sa.RowMapping) -> OutboxEntry:
         alert=Alert(
             id=row["id"],
             kind=row["kind"],
+            subject=row["subject"],
+            summary=row["summary"],
+            resolves=row["resolves"],
             budget_id=row["budget_id"],
             window_start_us=row["window_start_us"],
             window_end_us=row["window_end_us"],

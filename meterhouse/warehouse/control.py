@@ -207,6 +207,9 @@ def _budget(row: Row) -> Budget:
         limit_tokens=row["limit_tokens"],
         thresholds=tuple(Decimal(text) for text in row["thresholds"]),
         on_exceeded=row["on_exceeded"],
+        throttle_per_minute=row["throttle_per_minute"],
+        when_stale=row["when_stale"],
+        stale_after_s=row["stale_after_s"],
     )
 
 
@@ -240,6 +243,9 @@ def _budget_rows(target: Snapshot) -> list[dict[str, Any]]:
             "limit_tokens": budget.limit_tokens,
             "thresholds": [str(threshold) for threshold in budget.thresholds],
             "on_exceeded": budget.on_exceeded,
+            "throttle_per_minute": budget.throttle_per_minute,
+            "when_stale": budget.when_stale,
+            "stale_after_s": budget.stale_after_s,
         }
         for place, budget in enumerate(target.budgets)
     ]

@@ -21,6 +21,7 @@ from meterhouse.streams.control import (
     RateCard,
     Scope,
     Tenant,
+    WhenStale,
     WindowSpec,
 )
 from meterhouse.warehouse.control_fields import (
@@ -50,6 +51,11 @@ MAX_THRESHOLDS: Final = 16
 """Each threshold is an alert per window."""
 MAX_THRESHOLD: Final = 1000
 """Percent: ten times the limit. Who needs news beyond it needs another limit."""
+MAX_THROTTLE_PER_MINUTE: Final = 60_000
+"""A thousand a second through one gate is no throttle any more."""
+MIN_STALE_S: Final = 5
+"""States say how fresh they are about once a second; a rebalance of workers or meters takes some seconds."""
+MAX_STALE_S: Final = 86_400
 MAX_WINDOW_DAYS: Final = 366
 MAX_BELOW_MS: Final = 86_400_000
 """A day: no request takes longer."""
@@ -250,13 +256,18 @@ def _thresholds(entry: Entry) -> tuple[Decimal, ...]:
 
 
 def _budget(node: Node, path: str, problems: list[Problem]) -> Located[Budget]:
-    known = ("id", "scope", "window", "limit", "limit_tokens", "thresholds", "on_exceeded")
+    known = (
+        "id", "scope", "window", "limit", "limit_tokens", "thresholds", "on_exceeded",
+        "throttle_per_minute", "when_stale", "stale_after_s",
+    )  # fmt: skip
     entry = Entry(node, path, known, problems)
     if entry.has("limit") and entry.has("limit_tokens"):
         entry.tell("has both limit and limit_tokens: keep one, and make a second budget for the other")
     elif not entry.has("limit") and not entry.has("limit_tokens"):
         entry.tell('has no limit: add limit (money, like "250.00") or limit_tokens')
     on_exceeded = entry.maybe("on_exceeded", one_of("notify", "throttle", "block")) or "notify"
+    if entry.has("throttle_per_minute") and on_exceeded != "throttle":
+        entry.tell("has a meaning only beside on_exceeded: throttle", "throttle_per_minute")
     budget = Budget(
         id=entry.take("id", name, ""),
         scope=_scope(entry),
@@ -265,6 +276,9 @@ def _budget(node: Node, path: str, problems: list[Problem]) -> Located[Budget]:
         limit_tokens=entry.maybe("limit_tokens", whole(1, 2**62)),
         thresholds=_thresholds(entry),
         on_exceeded=cast("OnExceeded", on_exceeded),
+        throttle_per_minute=entry.maybe("throttle_per_minute", whole(1, MAX_THROTTLE_PER_MINUTE)) or 60,
+        when_stale=cast("WhenStale", entry.maybe("when_stale", one_of("open", "closed")) or "open"),
+        stale_after_s=entry.maybe("stale_after_s", whole(MIN_STALE_S, MAX_STALE_S)) or 60,
     )
     return entry.located(budget)
 

@@ -277,6 +277,8 @@ def budget_fields(budget: Budget) -> dict[str, str | None]:
         "limit_tokens": None if budget.limit_tokens is None else str(budget.limit_tokens),
         "thresholds": ", ".join(plain(threshold) for threshold in budget.thresholds) or None,
         "on_exceeded": budget.on_exceeded,
+        "throttle_per_minute": str(budget.throttle_per_minute) if budget.on_exceeded == "throttle" else None,
+        "when_stale": f"{budget.when_stale} after {budget.stale_after_s} s",
     }
 
 

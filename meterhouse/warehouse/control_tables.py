@@ -92,6 +92,9 @@ BUDGETS: Final = sa.Table(
     sa.Column("limit_tokens", sa.BigInteger),
     sa.Column("thresholds", sa.JSON, nullable=False),  # percents as texts
     sa.Column("on_exceeded", sa.Text, nullable=False),
+    sa.Column("throttle_per_minute", sa.Integer, nullable=False),
+    sa.Column("when_stale", sa.Text, nullable=False),
+    sa.Column("stale_after_s", sa.Integer, nullable=False),
     sa.CheckConstraint("(limit_pico IS NULL) <> (limit_tokens IS NULL)", name="one_limit"),
 )
 
@@ -112,12 +115,15 @@ ALERTS: Final = sa.Table(
     METADATA,
     sa.Column("id", KEY, primary_key=True),
     sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("budget_id", sa.Text, nullable=False),
-    sa.Column("window_start_us", sa.BigInteger, nullable=False),
-    sa.Column("window_end_us", sa.BigInteger, nullable=False),
-    sa.Column("threshold", sa.Text, nullable=False),
-    sa.Column("spent", sa.Text, nullable=False),
-    sa.Column("limit", sa.Text, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("summary", sa.Text, nullable=False),
+    sa.Column("resolves", KEY, index=True),
+    sa.Column("budget_id", sa.Text),
+    sa.Column("window_start_us", sa.BigInteger),
+    sa.Column("window_end_us", sa.BigInteger),
+    sa.Column("threshold", sa.Text),
+    sa.Column("spent", sa.Text),
+    sa.Column("limit", sa.Text),
     sa.Column("created_us", sa.BigInteger, nullable=False, index=True),
     sa.Column("payload", sa.JSON, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
@@ -125,6 +131,23 @@ ALERTS: Final = sa.Table(
     sa.Column("delivered_us", sa.BigInteger),
     sa.Column("delivered_by", sa.Text),
     sa.Column("last_error", sa.Text),
+    sa.Column("done_channels", sa.JSON, nullable=False),  # names of those that have it, while others do not
+    sa.Column("acknowledged_us", sa.BigInteger),
+    sa.Column("acknowledged_by", sa.Text),
+    sa.Column("note", sa.Text),
+)
+
+SILENCES: Final = sa.Table(
+    "silences",  # `streams.silences` says what the columns mean
+    METADATA,
+    sa.Column("id", KEY, primary_key=True),
+    sa.Column("kind", sa.Text),
+    sa.Column("subject", sa.Text),
+    sa.Column("from_us", sa.BigInteger, nullable=False),
+    sa.Column("until_us", sa.BigInteger, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("created_us", sa.BigInteger, nullable=False),
 )
 
 REJECT_RESOLUTIONS: Final = sa.Table(

@@ -33,6 +33,8 @@ def outbox(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AlertOutb
 def alert(id_: str = "a", created_us: int = 100, **changes: Any) -> Alert:
     fields: dict[str, Any] = {
         "kind": "threshold",
+        "subject": "acme-month",
+        "summary": "budget acme-month has reached 99.5 % of its limit",
         "budget_id": "acme-month",
         "window_start_us": 0,
         "window_end_us": 1_000,

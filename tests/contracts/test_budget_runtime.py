@@ -13,9 +13,9 @@ import pytest
 
 from meterhouse.ingest.log import BUDGET_ALERTS, BUDGET_STATES, BUDGET_TOTALS, EventLog, Message, partition_of
 from meterhouse.ingest.sqlite_log import SqliteLog
+from meterhouse.streams.alert import alert_id
 from meterhouse.streams.alerts import MemoryOutbox
 from meterhouse.streams.budget import BudgetTotal, definition_of
-from meterhouse.streams.budget_state import alert_id
 from meterhouse.streams.budget_worker import EmbeddedBudgetWorker, budget_topics
 from meterhouse.streams.control import Budget, Scope, Snapshot, WindowSpec
 from tests.streams.budget_builders import DAY_US, budget, snapshot, us
@@ -133,7 +133,7 @@ def key(budget_id: str = "acme-month", window: tuple[int, int] = NOVEMBER) -> st
 
 
 def ids(*thresholds: str, budget_id: str = "acme-month", window: tuple[int, int] = NOVEMBER) -> list[str]:
-    return [alert_id("threshold", budget_id, window, threshold) for threshold in thresholds]
+    return [alert_id("threshold", budget_id, *window, threshold) for threshold in thresholds]
 
 
 def raised(desk: Desk) -> list[str]:
@@ -160,6 +160,7 @@ def test_a_total_becomes_a_state(desk: Desk) -> None:
             "crossed": ["50"],
             "on_exceeded": "notify",
             "offsets": {"0": 10},
+            "definition": definition_of(desk.control.budgets[0], desk.control),
         }
     }
 

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from meterhouse.ingest.event import Lateness
+from meterhouse.streams.alert import alert_id
 from meterhouse.streams.alerts import MemoryOutbox
 from meterhouse.streams.budget import BudgetTable, BudgetTotal, BudgetTotals, forecast, state_of
 from meterhouse.streams.budget_book import BudgetBook
-from meterhouse.streams.budget_state import alert_id, read_state_key
 from meterhouse.streams.control import Budget, Scope, Snapshot, WindowSpec
+from meterhouse.streams.gate_wire import read_state_key
 from meterhouse.streams.ledger import Position
 from tests.streams.budget_builders import Spend, budget, minutes, snapshot, spend_table, us
 
@@ -381,7 +382,7 @@ class BudgetMachine(RuleBasedStateMachine):
         spent = {read_state_key(key): self.spent(value) for key, value in self.said.items()}
         assert spent == {which: amounts for which, (_, amounts) in expected.items()}
         crossed = {
-            alert_id("threshold", one.id, window, f"{threshold.normalize():f}")
+            alert_id("threshold", one.id, *window, f"{threshold.normalize():f}")
             for (_, window), (one, amounts) in expected.items()
             for threshold in state_of(one, window, *amounts).crossed
         }

@@ -26,6 +26,8 @@ def alert(name: str = "a1", created_us: int = NOW) -> Alert:
     return Alert(
         id=name,
         kind="threshold",
+        subject="acme-month",
+        summary="budget acme-month has reached 80 % of its limit",
         budget_id="acme-month",
         window_start_us=0,
         window_end_us=10**15,

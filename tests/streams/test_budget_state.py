@@ -7,10 +7,11 @@ from decimal import Decimal
 import pytest
 
 from meterhouse.ingest.event import Lateness
+from meterhouse.streams.alert import Alert, alert_id
 from meterhouse.streams.budget import BudgetTable, BudgetTotal, alerts_of, forecast, state_from_totals, state_of
-from meterhouse.streams.budget_state import Alert, alert_id, read_state_key
 from meterhouse.streams.budget_totals import LayoutMark, read_total
 from meterhouse.streams.control import Scope
+from meterhouse.streams.gate_wire import read_state_key
 from tests.streams.budget_builders import DAY_US, budget, us
 
 NOVEMBER = (us("2026-10-31T23:00"), us("2026-11-30T23:00"))
@@ -83,12 +84,13 @@ def test_the_newest_total_of_each_partition_counts() -> None:
     assert table.apply(total(2, 25 * UNIT, control_version=2))
     assert table.apply(total(9, 35 * UNIT, partition=3))
     state = state_from_totals(budget(), "d", NOVEMBER, table.totals("acme-month", NOVEMBER))
-    assert state == state_of(budget(), NOVEMBER, 60 * UNIT, 60, [(0, 2), (3, 9)])
+    assert state == replace(state_of(budget(), NOVEMBER, 60 * UNIT, 60, [(0, 2), (3, 9)]), definition="d")
 
 
 def test_totals_of_another_definition_count_for_nothing() -> None:
     totals = [total(5, 30 * UNIT), total(9, 35 * UNIT, partition=3, definition="other")]
-    assert state_from_totals(budget(), "d", NOVEMBER, totals) == state_of(budget(), NOVEMBER, 30 * UNIT, 30, [(0, 5)])
+    found = state_from_totals(budget(), "d", NOVEMBER, totals)
+    assert found == replace(state_of(budget(), NOVEMBER, 30 * UNIT, 30, [(0, 5)]), definition="d")
     assert state_from_totals(budget(), "new", NOVEMBER, totals) is None
 
 
@@ -135,8 +137,10 @@ def test_an_alert_says_all_that_a_person_needs() -> None:
     fifty, eighty = alerts_of(state, first, "USD", NOW)
     assert (fifty.threshold, eighty.threshold) == ("50", "80")
     assert eighty == Alert(
-        id=alert_id("threshold", "acme-month", NOVEMBER, "80"),
+        id=alert_id("threshold", "acme-month", *NOVEMBER, "80"),
         kind="threshold",
+        subject="acme-month",
+        summary="budget acme-month has reached 80 % of its limit",
         budget_id="acme-month",
         window_start_us=NOVEMBER[0],
         window_end_us=NOVEMBER[1],
@@ -157,6 +161,10 @@ def test_an_alert_says_all_that_a_person_needs() -> None:
         "type": "meterhouse.alert.v1",
         "id": eighty.id,
         "kind": "threshold",
+        "status": "firing",
+        "subject": "acme-month",
+        "summary": "budget acme-month has reached 80 % of its limit",
+        "resolves": None,
         "budget_id": "acme-month",
         "window_start": "2026-10-31T23:00:00Z",
         "window_end": "2026-11-30T23:00:00Z",
@@ -175,11 +183,11 @@ def test_an_alert_about_tokens_counts_tokens() -> None:
 
 
 def test_the_id_of_an_alert_is_the_same_for_ever() -> None:
-    assert alert_id("threshold", "acme-month", (1, 2), "80") == "6d3a23af-e4f3-558a-be0f-04ffaa16431e"
+    assert alert_id("threshold", "acme-month", 1, 2, "80") == "6d3a23af-e4f3-558a-be0f-04ffaa16431e"
     others = {
-        alert_id("threshold", "acme-month", (1, 2), "50"),
-        alert_id("threshold", "acme-month", (2, 3), "80"),
-        alert_id("threshold", "borg-month", (1, 2), "80"),
+        alert_id("threshold", "acme-month", 1, 2, "50"),
+        alert_id("threshold", "acme-month", 2, 3, "80"),
+        alert_id("threshold", "borg-month", 1, 2, "80"),
     }
     assert len(others) == 3
 
@@ -200,6 +208,7 @@ def test_a_state_is_one_json_value() -> None:
         "crossed": ["50", "80"],
         "on_exceeded": "notify",
         "offsets": {"0": 2, "3": 9},
+        "definition": "",
     }
 
 

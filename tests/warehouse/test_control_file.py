@@ -129,7 +129,8 @@ def test_all_problems_of_a_file_are_told_together() -> None:
         ),
         (
             "budgets[1].limit_token (all-day, line 31) is not known here (did you mean `limit_tokens`?): the keys are "
-            "`id`, `scope`, `window`, `limit`, `limit_tokens`, `thresholds`, `on_exceeded`"
+            "`id`, `scope`, `window`, `limit`, `limit_tokens`, `thresholds`, `on_exceeded`, `throttle_per_minute`, "
+            "`when_stale`, `stale_after_s`"
         ),
         'budgets[1] (all-day, line 28) has no limit: add limit (money, like "250.00") or limit_tokens',
         "objectives[0].target (fast, line 33) is 99: it must lie between 0 and 1, both excluded; 99.9 percent is 0.999",
