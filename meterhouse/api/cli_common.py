@@ -24,7 +24,7 @@ from meterhouse.api.metrics_server import MetricsError
 from meterhouse.api.settings import Settings
 from meterhouse.ingest.log import LogError
 from meterhouse.streams.alerts import OutboxUnavailable
-from meterhouse.streams.budget_worker import BudgetWorkerStopped
+from meterhouse.streams.budget_desk import BudgetWorkerStopped
 from meterhouse.streams.ledger import LedgerUnavailable
 from meterhouse.streams.meter import MeterStopped
 from meterhouse.warehouse.control import ControlConflict, ControlUnavailable

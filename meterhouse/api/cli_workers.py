@@ -12,7 +12,7 @@ import typer
 from meterhouse.api.cli_common import err, errors, register, say_connections, settings_of, stopped_by_signals
 from meterhouse.api.metrics_server import serving_metrics
 from meterhouse.api.wiring import House
-from meterhouse.api.workers import judge_until_idle, send_until_idle
+from meterhouse.api.workers import send_until_idle
 
 UntilIdleOption = Annotated[bool, typer.Option("--until-idle", help="Return when there is nothing left to do.")]
 
@@ -29,10 +29,11 @@ def meter(ctx: typer.Context, until_idle: UntilIdleOption = False) -> None:
 
 
 def budget_worker(ctx: typer.Context, until_idle: UntilIdleOption = False) -> None:
-    """Runs the budget worker: from budget totals to states and alerts, until Ctrl-C or SIGTERM."""
+    """Runs a budget worker: from budget totals to states and alerts, until Ctrl-C or SIGTERM. With Kafka run two or
+    more: each has some of the budgets, and the others take over from one that dies."""
     with _alone(ctx) as (house, stop), closing(house.budget_worker()) as worker:
         if until_idle:
-            judge_until_idle(worker, stop)
+            worker.run_until_idle(stop)
         else:
             worker.run(stop)
 

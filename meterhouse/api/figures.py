@@ -11,7 +11,7 @@ from meterhouse.api.wiring import House
 from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, EventLog, whole_topic
 from meterhouse.streams.alerts import OutboxEntry
 from meterhouse.streams.budget import BudgetTable, BudgetTotal
-from meterhouse.streams.budget_totals import LayoutMark, read_total, read_total_key
+from meterhouse.streams.budget_totals import read_total, read_total_key
 from meterhouse.streams.control import EMPTY, Snapshot
 from meterhouse.warehouse.reject_resolutions import RejectPlace, Resolution
 from meterhouse.warehouse.reports.as_of import Freshness, Positions, positions_of
@@ -186,10 +186,8 @@ def newest_totals(log: EventLog) -> list[BudgetTotal]:
             if value is None:
                 budget_id, start_us, end_us, partition = read_total_key(key or b"")
                 table.forget(budget_id, (start_us, end_us), partition)
-            elif isinstance(said := read_total(key or b"", value), LayoutMark):
-                table.mark(said)
             else:
-                table.apply(said)
+                table.hear(read_total(key or b"", value))
     return [total for which in table.windows() for total in table.totals(*which)]
 
 

@@ -19,7 +19,8 @@ from meterhouse.ingest.event import Lateness
 from meterhouse.ingest.log import EventLog, LogError, TopicSpec
 from meterhouse.ingest.sqlite_log import SqliteLog
 from meterhouse.ingest.topics import DAY_US, declared, embedded
-from meterhouse.streams.budget_worker import EmbeddedBudgetWorker
+from meterhouse.streams.budget_desk import BudgetDesk
+from meterhouse.streams.budget_worker import BudgetWorker, EmbeddedBudgetWorker
 from meterhouse.streams.control import Snapshot
 from meterhouse.streams.dedupe_store import Dedupe, TieredDedupe
 from meterhouse.streams.meter import Meter, MeterSettings
@@ -150,9 +151,25 @@ class House:
         memory_bytes = settings.dedupe_memory_mib * 2**20
         return TieredDedupe(settings.dedupe_folder, settings.dedupe_window_hours, memory_bytes)
 
-    def budget_worker(self) -> EmbeddedBudgetWorker:
-        return EmbeddedBudgetWorker(
-            self._ungrouped_log, self._steady_snapshot, self.outbox, now_us, self.lateness, watch=self.metrics
+    def budget_worker(self) -> BudgetWorker:
+        """On Kafka a member of the group of budget workers; its caller closes it."""
+        log, settings = self._ungrouped_log, self.settings
+        desk = BudgetDesk(log, self._steady_snapshot, self.outbox, now_us, self.lateness, watch=self.metrics)
+        if settings.kafka_bootstrap is None:
+            return EmbeddedBudgetWorker(log, desk)
+        # Here, since Faust is loaded only where there is an address.
+        from meterhouse.streams.budget_faust import FaustBudgetWorker, FaustSettings
+
+        return FaustBudgetWorker(
+            desk,
+            FaustSettings(
+                bootstrap=settings.kafka_bootstrap,
+                group=f"{settings.kafka_group}.budgets",
+                folder=settings.home / "faust",
+                session_timeout_s=settings.kafka_session_timeout_s,
+                instance=settings.kafka_instance,
+                options=settings.client_options(),
+            ),
         )
 
     def alert_sender(self) -> AlertSender:

@@ -11,19 +11,12 @@ from typing import TYPE_CHECKING, Self
 import structlog
 
 from meterhouse.api.wiring import House
-from meterhouse.streams.budget_worker import EmbeddedBudgetWorker
 from meterhouse.streams.meter import Progress
 
 if TYPE_CHECKING:
     from meterhouse.streams.alert_sender import AlertSender
 
 _log = structlog.get_logger("meterhouse.workers")
-
-
-def judge_until_idle(budgets: EmbeddedBudgetWorker, stop: threading.Event) -> None:
-    """Returns when all totals of the log are judged."""
-    while not stop.is_set() and not budgets.idle():
-        budgets.run_once(0.05)
 
 
 def send_until_idle(sender: AlertSender, stop: threading.Event) -> None:
@@ -53,7 +46,7 @@ class Workers:
     def run_until_idle(self, stop: threading.Event, progress: Callable[[Progress], None] | None = None) -> None:
         """Returns when all that the log holds is committed, its budgets are judged and its alerts were tried once."""
         self.meter.run(stop, until_idle=True, progress=progress)
-        judge_until_idle(self.budgets, stop)
+        self.budgets.run_until_idle(stop)
         send_until_idle(self.sender, stop)
 
     def run(self, stop: threading.Event, progress: Callable[[Progress], None] | None = None) -> None:

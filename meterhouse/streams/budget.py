@@ -5,12 +5,12 @@
 """
 
 from meterhouse.streams.alert import Alert
+from meterhouse.streams.budget_alerts import alerts_of
 from meterhouse.streams.budget_scope import definition_of, matches
 from meterhouse.streams.budget_state import (
     BudgetState,
     BudgetTable,
     Window,
-    alerts_of,
     counts_still,
     forecast,
     state_from_totals,

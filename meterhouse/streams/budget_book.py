@@ -1,76 +1,102 @@
-"""The book of a budget worker: all that it knows, and what it has still to say. No I/O; each runtime is a shell of it.
+"""The book of one partition of the budget topics: all that its worker knows, and what it has still to say. No I/O.
 
-What is to be said follows from what is known, so a runtime that fails half way asks again and says the rest:
-`due` changes nothing, `raised` and `said` remember.
+What is to be said follows from what is known, so a worker that fails half way asks again and says the rest:
+`due` changes nothing that is said, `raised` and `said` remember.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import msgspec
 
 from meterhouse.ingest.event import Lateness
 from meterhouse.streams.alert import Alert
+from meterhouse.streams.budget_alerts import AlertBook, BudgetWindow, alerts_of
 from meterhouse.streams.budget_scope import definition_of
-from meterhouse.streams.budget_state import (
-    BudgetState,
-    BudgetTable,
-    Window,
-    alerts_of,
-    counts_still,
-    state_from_totals,
-)
-from meterhouse.streams.budget_totals import BudgetTotal, LayoutMark, read_total_key
+from meterhouse.streams.budget_state import BudgetState, BudgetTable, counts_still, state_from_totals
+from meterhouse.streams.budget_totals import AsOfMark, BudgetTotal, LayoutMark, Mark, read_total_key
 from meterhouse.streams.control import EMPTY, Budget, Snapshot
-from meterhouse.streams.gate_wire import read_state_key, state_key
+from meterhouse.streams.gate_wire import Fresh, Terms, is_fresh_key, read_state_key, read_terms_key
 
-BudgetWindow = tuple[str, Window]
+K = TypeVar("K")
+
+FRESH_EVERY_US: Final = 500_000
+"""Meters say how far they are about once a second, each for itself: said on twice a second, that is soon enough."""
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What is to be said: alerts first (outbox, then topic), then states."""
+    """What is to be said: alerts first (outbox, then topic), then terms and states, and at last how fresh they are."""
 
     looked_at: frozenset[BudgetWindow]
     alerts: list[Alert]  # never raised before, as far as the book knows
+    terms: Mapping[str, bytes | None]  # by budget; None: the budget is gone
     states: Mapping[BudgetWindow, bytes | None]  # changed states as JSON; None: the state is gone
+    fresh: Fresh | None
 
     def __bool__(self) -> bool:
-        return bool(self.alerts or self.states)
+        return bool(self.alerts or self.terms or self.states)
 
 
 class BudgetBook:
-    """Totals, states as last said, alerts raised. Not shared between threads."""
+    """Totals, states as last said, alerts raised, of the budgets placed in `partition`. Not shared between threads.
 
-    def __init__(self, lateness: Lateness | None = None) -> None:
+    `is_mine`: is a budget of this id placed here?
+    """
+
+    def __init__(
+        self, lateness: Lateness | None = None, partition: int = 0, is_mine: Callable[[str], bool] = lambda _: True
+    ) -> None:
         self._lateness = lateness or Lateness()
+        self._partition = partition
+        self._is_mine = is_mine
         self._table = BudgetTable()
+        self._alerts = AlertBook(self._lateness)
         self._snapshot = EMPTY
         self._budgets: dict[str, tuple[Budget, str]] = {}  # id → budget, definition
         self._said: dict[BudgetWindow, bytes] = {}
-        self._raised: dict[str, int] = {}  # alert id → its window's end
+        self._said_terms: dict[str, bytes] = {}
+        self._terms: dict[str, bytes | None] = {}  # still to be said
+        self._marks: dict[int, AsOfMark] = {}
+        self._said_fresh_us: int | None = None  # when
         self._dirty: set[BudgetWindow] = set()
         self._overtaken: dict[bytes, BudgetTotal] = {}
         self._void: dict[bytes, BudgetTotal] = {}  # the last record of its key, unless it is overtaken
 
-    # -- what was said before this process began ---------------------------------------------------------------------
+    # -- what was said, by the one before or by one who does not know that there is another ---------------------------
 
     def restore_state(self, key: bytes, value: bytes | None) -> None:
-        """Takes in a record of the topic of states. Raises ValueError where it is none."""
-        which = read_state_key(key)
-        if value is None:
-            self._said.pop(which, None)
-        else:
-            self._said[which] = value
-        self._dirty.add(which)
+        """Takes in the last record of its key in the topic of states: what differs from it is due. Raises ValueError
+        where it is none."""
+        if is_fresh_key(key):
+            return
+        budget_id = read_terms_key(key)
+        if budget_id is None:
+            which = read_state_key(key)
+            if value != self._said.get(which):
+                self._dirty.add(which)
+            _put(self._said, which, value)
+        elif value != self._said_terms.get(budget_id):
+            _put(self._said_terms, budget_id, value)
+            self._look_at_terms([budget_id])
 
     def restore_alert(self, value: bytes) -> None:
         """Takes in a record of the topic of alerts. Raises ValueError where it is none."""
-        alert = Alert.from_json(value)
-        if alert.window_end_us is not None:
-            self._raised[alert.id] = alert.window_end_us
+        self._alerts.raised([Alert.from_json(value)])
 
     # -- what comes in -----------------------------------------------------------------------------------------------
+
+    def hear(self, said: BudgetTotal | Mark) -> None:
+        """Takes in whatever a meter says."""
+        if isinstance(said, BudgetTotal):
+            self.apply(said)
+        elif isinstance(said, LayoutMark):
+            self.mark(said)
+        else:
+            self._marks[said.partition] = said
 
     def apply(self, total: BudgetTotal) -> None:
         key = total.key()
@@ -106,15 +132,25 @@ class BudgetBook:
         if snapshot.version == self._snapshot.version:
             return
         self._snapshot = snapshot
-        self._budgets = {budget.id: (budget, definition_of(budget, snapshot)) for budget in snapshot.budgets}
+        self._budgets = {
+            budget.id: (budget, definition_of(budget, snapshot))
+            for budget in snapshot.budgets
+            if self._is_mine(budget.id)
+        }
         self._dirty.update(self._table.windows(), self._said)
+        self._look_at_terms([*self._budgets, *self._said_terms])
 
     # -- what goes out -----------------------------------------------------------------------------------------------
 
     @property
+    def version(self) -> int:
+        """Of the control data that it follows."""
+        return self._snapshot.version
+
+    @property
     def pending(self) -> bool:
         """Has anything changed since it was last looked at and said?"""
-        return bool(self._dirty or self._overtaken)
+        return bool(self._dirty or self._overtaken or self._terms)
 
     def overtaken(self) -> list[BudgetTotal]:
         """Totals to be published again: the last record of their key is an older one.
@@ -129,44 +165,46 @@ class BudgetBook:
         for total in totals:
             self._overtaken.pop(total.key(), None)
 
-    def due(self, now_us: int) -> Due:
-        """What is to be said now. The same question has the same answer until `said`."""
+    def due(self, now_us: int, meters: int = 0) -> Due:
+        """What is to be said now. The same question has the same answer until `said`.
+
+        `meters`: how many partitions are metered; 0: it is not asked how fresh the states are.
+        """
         alerts: list[Alert] = []
         states: dict[BudgetWindow, bytes | None] = {}
-        for which in sorted(self._dirty):
+        windows = self._dirty | self._alerts.look_again(now_us)
+        for which in sorted(windows):
             state = self._state(which, now_us)
             value = None if state is None else state.to_json()
             if value != self._said.get(which):
                 states[which] = value
-            if state is not None:
-                found = alerts_of(state, self._budgets[which[0]][0], self._snapshot.currency, now_us)
-                alerts += [alert for alert in found if alert.id not in self._raised]
-        return Due(frozenset(self._dirty), alerts, states)
+            crossed = (
+                [] if state is None else alerts_of(state, self._budgets[which[0]][0], self._snapshot.currency, now_us)
+            )
+            alerts += self._alerts.due(which, {alert.id: alert for alert in crossed}, now_us)
+        return Due(frozenset(windows), alerts, dict(self._terms), states, self._fresh(now_us, meters))
 
     def raised(self, due: Due) -> None:
         """The alerts of `due` are out."""
-        for alert in due.alerts:
-            if alert.window_end_us is not None:
-                self._raised[alert.id] = alert.window_end_us
+        self._alerts.raised(due.alerts)
 
-    def said(self, due: Due) -> None:
-        """The states of `due` are out, after its alerts: nothing of it is due again."""
+    def said(self, due: Due, now_us: int) -> None:
+        """The rest of `due` is out, after its alerts: nothing of it is due again."""
         for which, value in due.states.items():
-            if value is None:
-                self._said.pop(which, None)
-            else:
-                self._said[which] = value
+            _put(self._said, which, value)
+        for budget_id, terms in due.terms.items():
+            _put(self._said_terms, budget_id, terms)
+        self._terms = {}
         self._dirty -= due.looked_at
+        self._alerts.looked(now_us)
+        if due.fresh is not None:
+            self._said_fresh_us = now_us
 
     def closed(self, now_us: int) -> list[BudgetTotal]:
         """Totals of windows closed longer than the lateness limit, to be tombstoned; what else the book holds of such
         windows is looked at again, or forgotten."""
         self._dirty.update(which for which in self._said if not counts_still(which[1], now_us, self._lateness))
-        self._raised = {
-            alert_id: end_us
-            for alert_id, end_us in self._raised.items()
-            if counts_still((end_us, end_us), now_us, self._lateness)
-        }
+        self._alerts.closed(now_us)
         void = [
             total
             for total in self._void.values()
@@ -182,7 +220,54 @@ class BudgetBook:
             return None
         return state_from_totals(*known, window, self._table.totals(budget_id, window))
 
+    def _fresh(self, now_us: int, meters: int) -> Fresh | None:
+        """None: said a moment ago, or unknown: a partition's meter was never heard, or counts under other control data
+        than the states are judged by."""
+        if self._said_fresh_us is not None and now_us - self._said_fresh_us < FRESH_EVERY_US:
+            return None
+        marks = [mark for p in range(meters) if (mark := self._marks.get(p)) is not None]
+        if not marks or len(marks) < meters or any(mark.control_version != self.version for mark in marks):
+            return None
+        offsets = {str(mark.partition): mark.offset for mark in marks}
+        return Fresh(partition=self._partition, as_of_us=min(mark.as_of_us for mark in marks), offsets=offsets)
 
-def state_record_key(which: BudgetWindow) -> bytes:
-    """The key of a state's record, also where the state is gone."""
-    return state_key(*which)
+    def _look_at_terms(self, budget_ids: Iterable[str]) -> None:
+        for budget_id in budget_ids:
+            known = self._budgets.get(budget_id)
+            wanted = None if known is None else msgspec.json.encode(terms_of(*known, self._snapshot))
+            if wanted != self._said_terms.get(budget_id):
+                self._terms[budget_id] = wanted
+            else:
+                self._terms.pop(budget_id, None)
+
+
+def terms_of(budget: Budget, definition: str, snapshot: Snapshot) -> Terms:
+    """A budget as gates need it. A new version of control data that leaves a budget as it is leaves its terms too."""
+    scope = budget.scope
+    tenants: tuple[str, ...] | None = None if scope.tenant is None else (scope.tenant,)
+    if scope.org_unit is not None:
+        within = tuple(tenant.id for tenant in snapshot.tenants if scope.org_unit in tenant.org)
+        tenants = within if tenants is None else tuple(tenant for tenant in tenants if tenant in within)
+    limit = budget.limit_tokens if budget.limit_pico is None else budget.limit_pico
+    return Terms(
+        budget_id=budget.id,
+        definition=definition,
+        tenants=tenants,
+        application=scope.application,
+        model=scope.model,
+        every=budget.window.every,
+        time_zone=budget.window.time_zone,
+        unit="tokens" if budget.limit_pico is None else snapshot.currency,
+        limit=str(limit),
+        on_exceeded=budget.on_exceeded,
+        throttle_per_minute=budget.throttle_per_minute,
+        when_stale=budget.when_stale,
+        stale_after_s=budget.stale_after_s,
+    )
+
+
+def _put(table: dict[K, bytes], key: K, value: bytes | None) -> None:
+    if value is None:
+        table.pop(key, None)
+    else:
+        table[key] = value

@@ -16,11 +16,9 @@ from typing import Final
 import msgspec
 
 from meterhouse.ingest.event import Lateness
-from meterhouse.streams.alert import Alert, alert_id
-from meterhouse.streams.budget_totals import BudgetTotal, LayoutMark
+from meterhouse.streams.budget_totals import AsOfMark, BudgetTotal, LayoutMark, Mark
 from meterhouse.streams.control import Budget, OnExceeded
 from meterhouse.streams.gate_wire import State, StateName, state_key
-from meterhouse.streams.money import to_text
 
 Window = tuple[int, int]
 """[start, end) in microseconds UTC."""
@@ -103,6 +101,13 @@ class BudgetTable:
         self._layouts: dict[int, int] = {}  # totals of a partition under an older layout are void
         for total in totals:
             self.apply(total)
+
+    def hear(self, said: BudgetTotal | Mark) -> None:
+        """Takes in whatever a meter says."""
+        if isinstance(said, LayoutMark):
+            self.mark(said)
+        elif not isinstance(said, AsOfMark):
+            self.apply(said)
 
     def apply(self, total: BudgetTotal) -> bool:
         """Keeps `total` if it is newer than what is there, and not void; says whether the table changed."""
@@ -209,39 +214,6 @@ def state_from_totals(
     cost_pico, tokens = sum(total.cost_pico for total in ours), sum(total.tokens for total in ours)
     state = state_of(budget, window, cost_pico, tokens, ((total.partition, total.offset) for total in ours))
     return replace(state, definition=definition)
-
-
-def alerts_of(state: BudgetState, budget: Budget, currency: str, now_us: int) -> list[Alert]:
-    """An alert per threshold reached, ascending. Which of them were raised before is the caller's to know, by id."""
-    in_money = state.limit_pico is not None
-    share = state.share_percent
-    scope = {part: value for part in budget.scope.__slots__ if (value := getattr(budget.scope, part)) is not None}
-    payload = {
-        "unit": currency if in_money else "tokens",
-        "state": state.state,
-        "share_percent": None if share is None else plain(share),
-        "scope": scope,
-        "window": {"every": budget.window.every, "time_zone": budget.window.time_zone},
-        "on_exceeded": budget.on_exceeded,
-    }
-    window = (state.window_start_us, state.window_end_us)
-    return [
-        Alert(
-            id=alert_id("threshold", budget.id, *window, plain(threshold)),
-            kind="threshold",
-            subject=budget.id,
-            summary=f"budget {budget.id} has reached {plain(threshold)} % of its limit",
-            budget_id=budget.id,
-            window_start_us=window[0],
-            window_end_us=window[1],
-            threshold=plain(threshold),
-            spent=to_text(state.spent) if in_money else str(state.spent),
-            limit=to_text(state.limit) if in_money else str(state.limit),
-            created_us=now_us,
-            payload=payload,
-        )
-        for threshold in state.crossed
-    ]
 
 
 def forecast(spent: int, window: Window, now_us: int) -> int:

@@ -35,6 +35,7 @@ _Group = tuple[int, int, int, int, int]
 
 _HOUR_US: Final = 3_600 * 1_000_000
 _MARK: Final = "|layout|"
+_AS_OF: Final = "|as_of|"
 """Before a mark's partition, in its key: no budget's id begins with a bar."""
 _LOW: Final = np.uint64(0xFFFFFFFF)
 
@@ -110,18 +111,47 @@ class LayoutMark:
 
     def messages(self, partitions: int) -> list[Message]:
         """A record for each partition of the topic: its totals are read by different workers."""
-        value = msgspec.json.encode({"partition": self.partition, "layout": self.layout})
-        return [Message(key=self.key(), value=value, partition=p) for p in range(partitions)]
+        return _in_each(self.key(), {"partition": self.partition, "layout": self.layout}, partitions)
 
 
-def read_total(key: bytes, value: bytes) -> BudgetTotal | LayoutMark:
+@dataclass(frozen=True, slots=True)
+class AsOfMark:
+    """Says how far the totals of a partition have come: all its events before `offset`, and all that arrived before
+    `as_of_us`, are in the totals that stand before this mark. A meter says so about once a second, also when nothing
+    happens, so that silence is told from standstill."""
+
+    partition: int
+    as_of_us: int
+    offset: int
+    control_version: int  # under which they were counted
+
+    def key(self) -> bytes:
+        return f"{_AS_OF}{self.partition}".encode()
+
+    def messages(self, partitions: int) -> list[Message]:
+        """A record for each partition of the topic."""
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return _in_each(self.key(), fields, partitions)
+
+
+Mark = LayoutMark | AsOfMark
+
+
+def _in_each(key: bytes, fields: Mapping[str, int], partitions: int) -> list[Message]:
+    value = msgspec.json.encode(fields)
+    return [Message(key=key, value=value, partition=p) for p in range(partitions)]
+
+
+def read_total(key: bytes, value: bytes) -> BudgetTotal | Mark:
     """A record of `budget.totals` that is no tombstone. Raises ValueError for anything else."""
-    if not key.startswith(_MARK.encode()):
-        return BudgetTotal.from_json(value)
     try:
-        return msgspec.json.decode(value, type=LayoutMark)
+        if key.startswith(_AS_OF.encode()):
+            return _READ_AS_OF.decode(value)
+        if key.startswith(_MARK.encode()):
+            return _READ_LAYOUT.decode(value)
     except msgspec.DecodeError as wrong:
-        raise ValueError(f"not the mark of a layout ({wrong}); see who else writes to this topic") from wrong
+        raise ValueError(f"not a meter's mark ({wrong}); see who else writes to this topic") from wrong
+    return BudgetTotal.from_json(value)
 
 
 class _Wire(msgspec.Struct):
@@ -140,6 +170,8 @@ class _Wire(msgspec.Struct):
 
 
 _FROM_JSON: Final = msgspec.json.Decoder(_Wire)
+_READ_LAYOUT: Final = msgspec.json.Decoder(LayoutMark)
+_READ_AS_OF: Final = msgspec.json.Decoder(AsOfMark)
 
 
 def read_total_key(key: bytes) -> tuple[str, int, int, int]:

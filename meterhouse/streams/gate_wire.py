@@ -48,7 +48,6 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """A budget as gates need it."""
 
     budget_id: str
-    control_version: int
     definition: str
     tenants: tuple[str, ...] | None  # whose requests count; None: anybody's. Org units are resolved to their tenants
     application: str | None  # None: any
@@ -69,6 +68,7 @@ class Fresh(msgspec.Struct, frozen=True, kw_only=True):
 
     partition: int
     as_of_us: int
+    offsets: dict[str, int] = {}  # partition of `usage.events` → all its events before this offset are in the states
 
 
 Said = State | Terms | Fresh

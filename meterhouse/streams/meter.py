@@ -29,7 +29,7 @@ from meterhouse.ingest.log import (
     LogUnavailable,
     Records,
 )
-from meterhouse.streams.budget_totals import BudgetTotal, BudgetTotals, LayoutMark
+from meterhouse.streams.budget_totals import AsOfMark, BudgetTotal, BudgetTotals, LayoutMark
 from meterhouse.streams.committer import Committer, Dropped, MeterStopped
 from meterhouse.streams.control import Snapshot
 from meterhouse.streams.dedupe import KeyIndex
@@ -232,6 +232,7 @@ class Meter:
         if monotonic() - self._lag_seen_s < self.settings.lag_every_s:
             return
         self._lag_seen_s = monotonic()
+        asked_us = self._clock()
         try:
             ends = self._log.end_offsets(USAGE_EVENTS)
         except LogUnavailable as away:
@@ -245,9 +246,19 @@ class Meter:
             if position.arrived_us is not None
         }
         self._lag = Lag(records, seconds)
+        self._say_how_far(records, asked_us)
         indexes = self._indexes.values()
         sizes = sum(map(len, indexes)), sum(index.nbytes for index in indexes)
         self._watch.stands(self._lag, self._buffer.events, *sizes)
+
+    def _say_how_far(self, unread: Mapping[int, int], asked_us: int) -> None:
+        """Marks how far the totals have come: to the moment `asked_us`, where nothing was unread then."""
+        marks: list[AsOfMark] = []
+        for partition, position in self._positions.items():
+            as_of_us = position.arrived_us if unread[partition] else asked_us
+            if as_of_us is not None:
+                marks.append(AsOfMark(partition, as_of_us, position.next_offset, self._snapshot.version))
+        self._totals_out.offer(marks)
 
     # -- partitions come and go ----------------------------------------------------------------------------------
 

@@ -14,14 +14,14 @@ from typing import Final
 import structlog
 
 from meterhouse.ingest.log import BUDGET_TOTALS, EventLog, LogError, LogFull, LogUnavailable, Message
-from meterhouse.streams.budget_totals import BudgetTotal, LayoutMark
+from meterhouse.streams.budget_totals import BudgetTotal, Mark
 
 APPEND_TOTALS: Final = 5_000
 """Of one append: a megabyte and a half."""
 LONGEST_WAIT_S: Final = 2.0
 """Between two tries: totals are to be tens of milliseconds old once the log is back."""
 
-Said = BudgetTotal | LayoutMark
+Said = BudgetTotal | Mark
 _PASSING: Final = (LogUnavailable, LogFull)
 _log = structlog.get_logger("meterhouse.meter")
 
@@ -32,7 +32,8 @@ class TotalsPublisher:
     def __init__(self, log: EventLog) -> None:
         self._log = log
         self._changed = threading.Condition()  # guards all below
-        self._pending: dict[bytes, Said] = {}
+        self._pending: dict[bytes, BudgetTotal] = {}
+        self._marks: dict[bytes, Mark] = {}  # said when no total waits: what they speak of stands before them
         self._on_the_way = 0
         self._error: LogError | None = None
         self._closed = False
@@ -51,15 +52,17 @@ class TotalsPublisher:
             return
         with self._changed:
             for said in totals:
-                self._pending.pop(said.key(), None)  # so that it comes last
-                self._pending[said.key()] = said
+                if isinstance(said, BudgetTotal):
+                    self._pending[said.key()] = said
+                else:
+                    self._marks[said.key()] = said
             self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
         """Waits until all that was offered is in the log; False: it is not."""
         with self._changed:
             idle = self._changed.wait_for(
-                lambda: (not self._pending and not self._on_the_way) or self._ended, timeout_s
+                lambda: (not self._waiting and not self._on_the_way) or self._ended, timeout_s
             )
             return idle and self._error is None
 
@@ -72,8 +75,8 @@ class TotalsPublisher:
         self._thread.join()
 
     @property
-    def _is_idle(self) -> bool:
-        return not self._pending and not self._on_the_way
+    def _waiting(self) -> bool:
+        return bool(self._pending or self._marks)
 
     @property
     def _ended(self) -> bool:
@@ -94,13 +97,16 @@ class TotalsPublisher:
     def _take(self) -> list[Said]:
         """Waits for totals; none when the publisher is closed or has failed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._pending or self._ended)
+            self._changed.wait_for(lambda: self._waiting or self._ended)
             if self._ended:
                 return []
             keys = list(self._pending)[:APPEND_TOTALS]
-            totals = [self._pending.pop(key) for key in keys]
-            self._on_the_way = len(totals)
-            return totals
+            said: list[Said] = [self._pending.pop(key) for key in keys]
+            if not self._pending:
+                said += self._marks.values()
+                self._marks = {}
+            self._on_the_way = len(said)
+            return said
 
     def _append(self, totals: Sequence[Said]) -> None:
         """Tries until the log takes them. What is newer by then comes after them, so a key's last record stays its
@@ -119,4 +125,4 @@ class TotalsPublisher:
 
 
 def _messages(said: Said, partitions: int) -> list[Message]:
-    return said.messages(partitions) if isinstance(said, LayoutMark) else [said.message(partitions)]
+    return [said.message(partitions)] if isinstance(said, BudgetTotal) else said.messages(partitions)

@@ -1,23 +1,44 @@
-"""The budget runtime's contract: totals in; states and alerts out. Held by the embedded worker."""
+"""The budget runtime's contract: totals in; states and alerts out. Held by the embedded worker and by Faust's."""
 
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
-from meterhouse.ingest.log import BUDGET_ALERTS, BUDGET_STATES, BUDGET_TOTALS, EventLog, Message, partition_of
+from meterhouse.ingest.kafka_log import KafkaLog
+from meterhouse.ingest.log import (
+    BUDGET_ALERTS,
+    BUDGET_STATES,
+    BUDGET_TOTALS,
+    USAGE_EVENTS,
+    EventLog,
+    Message,
+    TopicSpec,
+    partition_of,
+)
 from meterhouse.ingest.sqlite_log import SqliteLog
 from meterhouse.streams.alert import alert_id
 from meterhouse.streams.alerts import MemoryOutbox
 from meterhouse.streams.budget import BudgetTotal, definition_of
+from meterhouse.streams.budget_alerts import RESOLVE_AFTER_US
+from meterhouse.streams.budget_desk import LISTEN_EVERY_US, BudgetDesk
+from meterhouse.streams.budget_faust import FaustBudgetWorker, FaustSettings
+from meterhouse.streams.budget_totals import AsOfMark
 from meterhouse.streams.budget_worker import EmbeddedBudgetWorker, budget_topics
 from meterhouse.streams.control import Budget, Scope, Snapshot, WindowSpec
+from tests.kafka.logs import DEADLINE_S, SESSION_S, await_that, new_name
+from tests.services.kafka import own_cluster
 from tests.streams.budget_builders import DAY_US, budget, snapshot, us
 
 NOVEMBER = (us("2026-10-31T23:00"), us("2026-11-30T23:00"))  # of Berlin
@@ -25,6 +46,7 @@ OCTOBER = (us("2026-09-30T22:00"), us("2026-10-31T23:00"))
 NOW = us("2026-11-20T12:00")
 UNIT = 10**12
 PARTITIONS = 3
+TOPICS = [*budget_topics(PARTITIONS), TopicSpec(USAGE_EVENTS, 2)]
 SETTLE_TURNS = 1000
 
 
@@ -50,11 +72,28 @@ class Desk:
     control: Snapshot = field(default_factory=lambda: snapshot(budget()))
     now_us: int = NOW
 
+    def budget_desk(self) -> BudgetDesk:
+        return BudgetDesk(self.log, lambda: self.control, self.outbox, lambda: self.now_us)
+
+    def say(self, *marks: AsOfMark) -> None:
+        self.log.append(BUDGET_TOTALS, [message for mark in marks for message in mark.messages(PARTITIONS)])
+
     def publish(self, *totals: BudgetTotal) -> None:
         self.log.append(BUDGET_TOTALS, [total.message(PARTITIONS) for total in totals])
 
     def states(self) -> dict[str, Any]:
         """Newest state by key; a state that is gone is not there."""
+        return {key: value for key, value in self._told().items() if not key.startswith("|")}
+
+    def terms(self) -> dict[str, Any]:
+        """What gates are told of each budget."""
+        return {key.removeprefix("|terms|"): value for key, value in self._told().items() if key.startswith("|terms|")}
+
+    def fresh(self) -> dict[int, Any]:
+        """How fresh the states of each partition are."""
+        return {value["partition"]: value for key, value in self._told().items() if key.startswith("|fresh|")}
+
+    def _told(self) -> dict[str, Any]:
         return {key: json.loads(value) for key, value in self._newest(BUDGET_STATES).items() if value is not None}
 
     def totals(self) -> set[str]:
@@ -70,7 +109,7 @@ class Desk:
 
     def said(self) -> int:
         """How many records of states were ever appended."""
-        return sum(self.log.end_offsets(BUDGET_STATES).values())
+        return sum(not key.startswith(b"|") for key, _ in self._records(BUDGET_STATES))
 
     def _newest(self, topic: str) -> dict[str, bytes | None]:
         return {key.decode(): value for key, value in self._records(topic)}
@@ -85,7 +124,7 @@ class Desk:
 
 class EmbeddedRunning:
     def __init__(self, desk: Desk) -> None:
-        self.worker = EmbeddedBudgetWorker(desk.log, lambda: desk.control, desk.outbox, lambda: desk.now_us)
+        self.worker = EmbeddedBudgetWorker(desk.log, desk.budget_desk())
 
     def settle(self) -> None:
         for _ in range(SETTLE_TURNS):
@@ -98,22 +137,76 @@ class EmbeddedRunning:
         self.worker.close()  # closing says nothing: it only gives the file back
 
 
-@pytest.fixture(params=["embedded"])
-def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
-    assert request.param == "embedded"
-    log = SqliteLog(tmp_path / "log.sqlite", clock=lambda: NOW)
-    log.create_topics(budget_topics(PARTITIONS))
-    running: list[EmbeddedRunning] = []
+class FaustRunning:
+    """A member of the test's own group, in a thread."""
 
-    def start() -> Running:
-        running.append(EmbeddedRunning(there))
-        return running[-1]
+    def __init__(self, desk: Desk, bootstrap: str, group: str, folder: Path) -> None:
+        settings = FaustSettings(bootstrap=bootstrap, group=group, folder=folder, session_timeout_s=SESSION_S)
+        self.worker = FaustBudgetWorker(desk.budget_desk(), settings)
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(1)
+        self._running = self._pool.submit(self.worker.run, self._stop)
+
+    def settle(self) -> None:
+        def idle() -> bool:
+            assert not self._running.done(), self._running.exception()
+            return self.worker.idle()
+
+        await_that(idle)
+
+    def kill(self) -> None:
+        if not self._stop.is_set():
+            self._stop.set()
+            self._running.result()
+            self.worker.close()
+            self._pool.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """A broker of our own: the names of the topics are Meterhouse's."""
+    with own_cluster() as made:
+        yield made.bootstrap
+
+
+@pytest.fixture(params=["embedded", "faust"])
+def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
+    running: list[EmbeddedRunning | FaustRunning] = []
+    log: EventLog
+    if request.param == "embedded":
+        log = SqliteLog(tmp_path / "log.sqlite", clock=lambda: NOW)
+        log.create_topics(TOPICS)
+
+        def start() -> Running:
+            running.append(EmbeddedRunning(there))
+            return running[-1]
+
+    else:
+        bootstrap = request.getfixturevalue("cluster")
+        log = KafkaLog(bootstrap, group=None)
+        make_anew(bootstrap, log)
+        group = new_name()
+
+        def start() -> Running:
+            running.append(FaustRunning(there, bootstrap, group, tmp_path))
+            return running[-1]
 
     there = Desk(log, MemoryOutbox(), start)
     yield there
     for one in running:
         one.kill()
     log.close()
+
+
+def make_anew(bootstrap: str, log: KafkaLog) -> None:
+    """The topics, empty."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    names = [spec.name for spec in TOPICS]
+    for deleting in admin.delete_topics(names).values():
+        with suppress(KafkaException):  # the first test finds none
+            deleting.result(DEADLINE_S)
+    await_that(lambda: not log.describe_topics(names))
+    log.create_topics(TOPICS)
 
 
 def total(
@@ -247,6 +340,23 @@ def test_a_restart_says_nothing_again_and_goes_on(desk: Desk) -> None:
     assert raised(desk) == sorted(ids("50", "80", "100"))
 
 
+def test_what_another_worker_says_after_this_one_does_not_stand(desk: Desk) -> None:
+    """One that was paused, lost its partitions and does not know it, repeats an older state when it wakes."""
+    running = desk.start()
+    desk.publish(total(desk, 10, 60))
+    running.settle()
+    place = partition_of(b"acme-month", PARTITIONS)
+    old = desk.states()[key()]
+    desk.publish(total(desk, 20, 90))
+    running.settle()
+    desk.log.append(BUDGET_STATES, [Message(key().encode(), json.dumps(old).encode(), partition=place)])
+    desk.log.append(BUDGET_STATES, [Message(b"|terms|acme-month", None, partition=place)])
+    desk.now_us += LISTEN_EVERY_US
+    running.settle()
+    assert desk.states()[key()]["spent_tokens"] == 90
+    assert set(desk.terms()) == {"acme-month"}
+
+
 def test_what_came_while_nobody_worked_is_said_by_the_next(desk: Desk) -> None:
     desk.start().kill()
     desk.publish(total(desk, 10, 60))
@@ -315,7 +425,7 @@ def test_late_totals_count_for_their_window_until_it_ends_in_tombstones(desk: De
     running.settle()  # what the sweep has appended
     assert set(desk.states()) == {key()}
     assert desk.totals() == {f"{key()}|0"}
-    assert raised(desk) == ids("50", window=OCTOBER)
+    assert [alert["id"] for alert in desk.alerts() if alert["status"] == "firing"] == ids("50", window=OCTOBER)
 
 
 def test_a_window_closed_for_good_neither_alerts_nor_has_a_state(desk: Desk) -> None:
@@ -345,3 +455,110 @@ def test_a_start_with_many_totals_says_each_state_once(desk: Desk) -> None:
     desk.publish(*(replace(total(desk, 10, 1), partition=p) for p in range(40)))
     desk.start().settle()
     assert (desk.said(), desk.states()[key()]["spent_tokens"]) == (1, 40)
+
+
+def test_gates_are_told_the_terms_of_each_budget_and_what_changes_of_them(desk: Desk) -> None:
+    unit = budget("unit", scope=Scope(org_unit="group", model="large"), limit_pico=None, limit_tokens=5)
+    desk.control = snapshot(budget(on_exceeded="block", when_stale="closed", stale_after_s=9), unit)
+    running = desk.start()
+    running.settle()
+    assert desk.terms() == {
+        "acme-month": {
+            "budget_id": "acme-month",
+            "definition": definition_of(desk.control.budgets[0], desk.control),
+            "tenants": ["acme"],
+            "application": None,
+            "model": None,
+            "every": "month",
+            "time_zone": "Europe/Berlin",
+            "unit": "USD",
+            "limit": str(100 * UNIT),
+            "on_exceeded": "block",
+            "throttle_per_minute": 60,
+            "when_stale": "closed",
+            "stale_after_s": 9,
+        },
+        "unit": {
+            "budget_id": "unit",
+            "definition": definition_of(unit, desk.control),
+            "tenants": ["acme", "borg"],
+            "application": None,
+            "model": "large",
+            "every": "month",
+            "time_zone": "Europe/Berlin",
+            "unit": "tokens",
+            "limit": "5",
+            "on_exceeded": "notify",
+            "throttle_per_minute": 60,
+            "when_stale": "open",
+            "stale_after_s": 60,
+        },
+    }
+    desk.control = snapshot(budget(limit_pico=7), version=2)
+    running.settle()
+    assert {name: terms["limit"] for name, terms in desk.terms().items()} == {"acme-month": "7"}
+    running.kill()
+    desk.control = snapshot(budget("other"), version=3)
+    desk.start().settle()
+    assert set(desk.terms()) == {"other"}
+
+
+def test_states_are_as_fresh_as_the_meter_that_is_furthest_behind(desk: Desk) -> None:
+    running = desk.start()
+    desk.say(AsOfMark(0, NOW, 70, control_version=1))
+    running.settle()
+    assert desk.fresh() == {}, "nothing is known of the other meter"
+    desk.say(AsOfMark(1, NOW - 5, 30, control_version=1))
+    running.settle()
+    expected = {"as_of_us": NOW - 5, "offsets": {"0": 70, "1": 30}}
+    assert desk.fresh() == {p: expected | {"partition": p} for p in range(PARTITIONS)}
+
+
+def test_states_are_not_called_fresh_while_meters_count_under_other_control_data(desk: Desk) -> None:
+    running = desk.start()
+    desk.control = snapshot(budget(scope=Scope(tenant="borg")), version=2)
+    desk.say(AsOfMark(0, NOW, 70, control_version=2), AsOfMark(1, NOW, 30, control_version=1))
+    running.settle()
+    assert desk.fresh() == {}
+
+
+def test_an_alert_whose_reason_is_gone_for_a_minute_is_resolved_once(desk: Desk) -> None:
+    running = desk.start()
+    desk.publish(total(desk, 10, 85))
+    running.settle()
+    desk.control = snapshot(budget(limit_pico=150 * UNIT), version=2)
+    running.settle()
+    assert raised(desk) == sorted(ids("50", "80"))
+    desk.now_us += RESOLVE_AFTER_US
+    for _ in range(2):
+        running.settle()
+        running.kill()
+        running = desk.start()
+    running.settle()
+    resolved = [alert for alert in desk.alerts() if alert["status"] == "resolved"]
+    assert [(alert["resolves"], alert["threshold"]) for alert in resolved] == [(ids("80")[0], "80")]
+    assert len(raised(desk)) == 3
+
+
+def test_a_dip_while_meters_count_anew_resolves_nothing(desk: Desk) -> None:
+    running = desk.start()
+    desk.publish(total(desk, 10, 85))
+    running.settle()
+    desk.control = snapshot(budget(scope=Scope(tenant="acme", application="assistant")), version=2)
+    running.settle()
+    desk.now_us += RESOLVE_AFTER_US - 1
+    desk.publish(total(desk, 10, 82))
+    running.settle()
+    desk.now_us += RESOLVE_AFTER_US
+    running.settle()
+    assert raised(desk) == sorted(ids("50", "80"))
+
+
+def test_a_windows_end_resolves_its_alerts(desk: Desk) -> None:
+    running = desk.start()
+    desk.publish(total(desk, 10, 85))
+    running.settle()
+    desk.now_us = NOVEMBER[1]
+    running.settle()
+    resolved = [alert["resolves"] for alert in desk.alerts() if alert["status"] == "resolved"]
+    assert sorted(resolved) == sorted(ids("50", "80"))

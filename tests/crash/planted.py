@@ -20,7 +20,7 @@ from meterhouse.ingest.decode import Decoder
 from meterhouse.ingest.event import Lateness
 from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, Message
 from meterhouse.ingest.sqlite_log import SqliteLog
-from meterhouse.streams.budget_totals import LayoutMark, read_total
+from meterhouse.streams.budget_totals import BudgetTotal, LayoutMark, read_total
 from meterhouse.streams.dedupe import DedupeIndex
 from meterhouse.streams.ledger import Position, Processed
 from meterhouse.streams.meter import Meter
@@ -199,7 +199,7 @@ def totals_at_a_wrong_offset(stack: ExitStack, _: Die) -> None:
     def earlier(messages: Sequence[Message]) -> list[Message]:
         told = [(read_total(message.key or b"", message.value or b""), message) for message in messages]
         return [
-            message if isinstance(said, LayoutMark) else replace(said, offset=max(0, said.offset - 1)).message(1)
+            replace(said, offset=max(0, said.offset - 1)).message(1) if isinstance(said, BudgetTotal) else message
             for said, message in told
         ]
 

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from meterhouse.ingest.event import Lateness
-from meterhouse.streams.alert import alert_id
+from meterhouse.streams.alert import Alert, alert_id
 from meterhouse.streams.alerts import MemoryOutbox
 from meterhouse.streams.budget import BudgetTable, BudgetTotal, BudgetTotals, forecast, state_of
+from meterhouse.streams.budget_alerts import LOOK_EVERY_US
 from meterhouse.streams.budget_book import BudgetBook
 from meterhouse.streams.control import Budget, Scope, Snapshot, WindowSpec
 from meterhouse.streams.gate_wire import read_state_key
@@ -286,7 +287,7 @@ class BudgetMachine(RuleBasedStateMachine):
                 del self.said[key]
             else:
                 self.said[key] = value
-        self.book.said(due)
+        self.book.said(due, self.now_us)
         assert not self.book.due(self.now_us)
         assert len(self.alerted) == len(set(self.alerted)), "an alert was raised twice"
         self.what_is_said_follows_from_what_arrived()
@@ -341,6 +342,8 @@ class BudgetMachine(RuleBasedStateMachine):
             self.a_total_is_a_function_of_the_log(total)
         self.hear(self.wire[::-1])
         self.worker_speaks()
+        self.now_us += LOOK_EVERY_US
+        self.worker_speaks()  # of windows that had ended when an alert was raised
         self.the_books_balance()
 
     def spend_of(self, one: Budget, events: list[Spend]) -> dict[tuple[int, int], list[int]]:
@@ -386,13 +389,25 @@ class BudgetMachine(RuleBasedStateMachine):
             for (_, window), (one, amounts) in expected.items()
             for threshold in state_of(one, window, *amounts).crossed
         }
+        alerts = [entry.alert for entry in self.outbox.list(limit=100_000)]
         raised = {
-            entry.alert.id
-            for entry in self.outbox.list(limit=100_000)
-            if self.now_us < entry.alert.window_end_us + Lateness().behind_us
+            alert.id
+            for alert in alerts
+            if alert.status == "firing" and self.now_us < (alert.window_end_us or 0) + Lateness().behind_us
         }
         assert crossed <= raised
         assert self.edited or crossed == raised
+        self.what_is_over_is_resolved(alerts)
+
+    def what_is_over_is_resolved(self, alerts: list[Alert]) -> None:
+        """Each alert of an ended window is resolved, no other is unless a budget was edited, and none twice."""
+        firing = {alert.id: alert for alert in alerts if alert.status == "firing"}
+        resolved = [alert.resolves for alert in alerts if alert.status == "resolved"]
+        assert len(resolved) == len(set(resolved))
+        assert set(resolved) <= set(firing)
+        ended = {id_ for id_, alert in firing.items() if (alert.window_end_us or 0) <= self.now_us}
+        assert ended <= set(resolved)
+        assert self.edited or ended == set(resolved)
 
     @staticmethod
     def spent(state: bytes) -> list[int]:

@@ -20,7 +20,7 @@ from meterhouse.ingest.log_limits import MAX_RECORD_BYTES
 from meterhouse.ingest.publisher import append_events
 from meterhouse.ingest.sqlite_log import SqliteLog
 from meterhouse.streams.budget import BudgetTable
-from meterhouse.streams.budget_totals import LayoutMark, read_total
+from meterhouse.streams.budget_totals import read_total
 from meterhouse.streams.budget_worker import budget_topics
 from meterhouse.streams.control import Budget, RateCard, Scope, Snapshot, Tenant, WindowSpec
 from meterhouse.streams.ledger import Counts, LedgerUnavailable, Processed
@@ -102,11 +102,7 @@ class Bench:
         for partition, end in self.log.end_offsets(BUDGET_TOTALS).items():
             run = self.log.read(BUDGET_TOTALS, partition, 0, end + 1)
             for key, value in zip(run.keys, run.values, strict=True):
-                said = read_total(key or b"", value or b"")
-                if isinstance(said, LayoutMark):
-                    table.mark(said)
-                else:
-                    table.apply(said)
+                table.hear(read_total(key or b"", value or b""))
         sums: dict[str, tuple[int, int]] = {}
         for budget, window in table.windows():
             for total in table.totals(budget, window):
