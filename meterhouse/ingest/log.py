@@ -164,3 +164,12 @@ def whole_topic(log: EventLog, topic: str) -> Iterator[Records]:
         while records := log.read(topic, partition, next_offset, READ_RECORDS):
             yield records
             next_offset = records.next_offset
+
+
+def reached(log: EventLog, topic: str, positions: Mapping[int, int], ends: Mapping[int, int]) -> bool:
+    """Has a reader that stands at `positions` read all that comes before `ends`? A compacted topic may end in offsets
+    whose records are gone, so an end that is not reached is looked at again."""
+    return all(
+        positions.get(partition, 0) >= end or not log.read(topic, partition, positions.get(partition, 0), 1)
+        for partition, end in ends.items()
+    )
