@@ -20,7 +20,7 @@ from meterhouse.ingest.log_limits import MAX_RECORD_BYTES
 from meterhouse.ingest.publisher import append_events
 from meterhouse.ingest.sqlite_log import SqliteLog
 from meterhouse.streams.budget import BudgetTable
-from meterhouse.streams.budget_totals import read_total
+from meterhouse.streams.budget_totals import AsOfMark, read_total
 from meterhouse.streams.budget_worker import budget_topics
 from meterhouse.streams.control import Budget, RateCard, Scope, Snapshot, Tenant, WindowSpec
 from meterhouse.streams.ledger import Counts, LedgerUnavailable, Processed
@@ -408,3 +408,30 @@ def test_a_meter_says_what_it_did_to_whoever_watches(bench: Bench) -> None:
     assert value("meterhouse_dedupe_ids") == 30
     assert [value("meterhouse_lag_records", {"partition": str(p)}) for p in range(PARTITIONS)] == [0, 0]
     assert value("meterhouse_fenced_commits_total") == 0
+
+
+def marks(bench: Bench) -> dict[int, AsOfMark]:
+    """The newest mark of each partition."""
+    run = bench.log.read(BUDGET_TOTALS, 0, 0, 1_000)
+    said = [read_total(key or b"", value or b"") for key, value in zip(run.keys, run.values, strict=True)]
+    return {mark.partition: mark for mark in said if isinstance(mark, AsOfMark)}
+
+
+def test_a_meter_marks_how_far_its_totals_have_come_also_where_nothing_came(bench: Bench) -> None:
+    bench.publish([event(n) for n in range(20)])
+    bench.meter(lag_every_s=0.0).run(Event(), until_idle=True)
+    positions = bench.store.positions
+    assert marks(bench) == {
+        p: AsOfMark(p, NOW_US, positions[p].next_offset, control_version=1) for p in range(PARTITIONS)
+    }
+
+
+def test_a_meter_that_is_behind_marks_the_arrival_of_what_it_read_last(bench: Bench) -> None:
+    bench.publish([event(n, tenant=TENANTS[0]) for n in range(20)], batch=1)
+    meter = bench.meter(lag_every_s=0.0, poll_records=3)
+    while not meter.step():
+        pass
+    meter.finish()
+    (behind,) = [mark for mark in marks(bench).values() if mark.offset]
+    arrived_us = bench.log.read(USAGE_EVENTS, behind.partition, 0, 3).appended_us[-1]
+    assert (behind.offset, behind.as_of_us) == (3, arrived_us)

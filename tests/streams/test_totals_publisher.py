@@ -11,7 +11,7 @@ import pytest
 
 from meterhouse.ingest.log import BUDGET_TOTALS, LogError, LogUnavailable, Message
 from meterhouse.ingest.sqlite_log import SqliteLog
-from meterhouse.streams.budget_totals import BudgetTotal, LayoutMark, read_total
+from meterhouse.streams.budget_totals import AsOfMark, BudgetTotal, LayoutMark, Mark, read_total
 from meterhouse.streams.budget_worker import budget_topics
 from meterhouse.streams.totals_publisher import TotalsPublisher
 
@@ -40,7 +40,7 @@ class Moody:
             raise self.trouble
         return self._log.append(topic, messages)
 
-    def said(self) -> list[BudgetTotal | LayoutMark]:
+    def said(self) -> list[BudgetTotal | Mark]:
         run = self._log.read(BUDGET_TOTALS, 0, 0, 1_000)
         return [read_total(key or b"", value or b"") for key, value in zip(run.keys, run.values, strict=True)]
 
@@ -64,6 +64,22 @@ def test_what_is_offered_is_in_the_log_after_a_flush_and_a_mark_comes_last(
     publisher.offer([total(1), total(2, "b"), LayoutMark(0, 4)])
     assert publisher.flush(DEADLINE_S)
     assert log.said() == [total(1), total(2, "b"), LayoutMark(0, 4)]
+
+
+def test_a_mark_waits_until_no_total_does_so_what_it_speaks_of_stands_before_it(
+    log: Moody, publisher: TotalsPublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meterhouse.streams.totals_publisher.APPEND_TOTALS", 2)
+    log.trouble = LogUnavailable("away")
+    publisher.offer([total(1)])
+    assert log.asked.wait(DEADLINE_S)
+    older, newer = AsOfMark(0, 5, 7, control_version=1), AsOfMark(0, 6, 8, control_version=1)
+    publisher.offer([total(2), total(2, "b"), older])
+    publisher.offer([total(3), total(3, "c"), newer])
+    log.trouble = None
+    assert publisher.flush(DEADLINE_S)
+    *totals, last = log.said()
+    assert (sorted(map(repr, totals)), last) == (sorted(map(repr, [total(3), total(2, "b"), total(3, "c")])), newer)
 
 
 def test_while_the_log_is_away_only_the_newest_total_of_each_key_waits(log: Moody, publisher: TotalsPublisher) -> None:
