@@ -165,7 +165,6 @@ class House:
             FaustSettings(
                 bootstrap=settings.kafka_bootstrap,
                 group=f"{settings.kafka_group}.budgets",
-                folder=settings.home / "faust",
                 session_timeout_s=settings.kafka_session_timeout_s,
                 instance=settings.kafka_instance,
                 options=settings.client_options(),

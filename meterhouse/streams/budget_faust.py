@@ -14,11 +14,11 @@ import asyncio
 import contextlib
 import logging
 import ssl
+import tempfile
 import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import faust
@@ -47,7 +47,6 @@ class FaustSettings:
 
     bootstrap: str
     group: str
-    folder: Path  # Faust wants one; nothing of ours is kept there
     session_timeout_s: float = 6.0  # a worker that is silent for so long loses its partitions to the others
     instance: str | None = None
     options: Mapping[str, str] = field(default_factory=dict, repr=False)  # as Kafka's C client takes them
@@ -93,21 +92,23 @@ class FaustBudgetWorker:
         self._room = asyncio.Event()
         self._room.set()
         self._assigned: frozenset[int] | None = None  # as the group says; None: nothing new
-        app = self._app()
-        try:
-            await app.start()
-            await self._work(app, stop, until_idle=until_idle)
-        finally:
-            self._room.set()
-            await asyncio.wait_for(app.stop(), STOP_S)
+        # Faust wants a folder; nothing of ours is kept there.
+        with tempfile.TemporaryDirectory(prefix="meterhouse-faust-") as folder:
+            app = self._app(folder)
+            try:
+                await app.start()
+                await self._work(app, stop, until_idle=until_idle)
+            finally:
+                self._room.set()
+                await asyncio.wait_for(app.stop(), STOP_S)
 
-    def _app(self) -> faust.App:
+    def _app(self, folder: str) -> faust.App:
         settings = self._settings
         app = faust.App(
             settings.group,
             broker=f"kafka://{settings.bootstrap}",
             broker_credentials=self._credentials,
-            datadir=settings.folder,
+            datadir=folder,
             topic_disable_leader=True,
             web_enabled=False,
             processing_guarantee="at_least_once",

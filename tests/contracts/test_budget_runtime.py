@@ -140,8 +140,8 @@ class EmbeddedRunning:
 class FaustRunning:
     """A member of the test's own group, in a thread."""
 
-    def __init__(self, desk: Desk, bootstrap: str, group: str, folder: Path) -> None:
-        settings = FaustSettings(bootstrap=bootstrap, group=group, folder=folder, session_timeout_s=SESSION_S)
+    def __init__(self, desk: Desk, bootstrap: str, group: str) -> None:
+        settings = FaustSettings(bootstrap=bootstrap, group=group, session_timeout_s=SESSION_S)
         self.worker = FaustBudgetWorker(desk.budget_desk(), settings)
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(1)
@@ -188,7 +188,7 @@ def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
         group = new_name()
 
         def start() -> Running:
-            running.append(FaustRunning(there, bootstrap, group, tmp_path))
+            running.append(FaustRunning(there, bootstrap, group))
             return running[-1]
 
     there = Desk(log, MemoryOutbox(), start)
