@@ -39,6 +39,7 @@ class Feed(ABC):
         self._gate = gate
         self._stop = threading.Event()
         self._caught_up = threading.Event()
+        self._failures = 0  # one after another
         self._thread = threading.Thread(target=self._run, name="meterhouse-gate-feed", daemon=True)
 
     def start(self) -> None:
@@ -79,19 +80,20 @@ class Feed(ABC):
     def _all_taken(self) -> None:
         self._gate.caught_up()
         self._caught_up.set()
+        self._failures = 0
 
     def _run(self) -> None:
-        failures = 0
         try:
             while not self._stop.is_set():
                 try:
                     self._turn()
-                    failures = 0
+                    self._failures = 0
                 except Interrupted as trouble:
                     if self._stop.is_set():
                         break
-                    failures += 1
-                    delay_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(failures, 30)) * random.uniform(0.5, 1.0)
+                    self._failures += 1
+                    longest_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(self._failures, 30))
+                    delay_s = longest_s * random.uniform(0.5, 1.0)
                     _log.warning("gate feed will try again", reason=str(trouble), delay_s=round(delay_s, 2))
                     self._stop.wait(delay_s)
         finally:

@@ -10,6 +10,9 @@ Three kinds of records, told apart by key; a tombstone takes a record back:
 | `\\|fresh\\|partition` | `Fresh` | how far the states of this partition of the topic have come |
 
 No budget's id begins with a bar.
+
+Over HTTP (`GET /v1/budget-states`) the same records are lines of JSON (`Line`): all there is, a line that says
+`caught_up`, then what comes, and an empty object every few seconds.
 """
 
 from __future__ import annotations
@@ -74,6 +77,46 @@ class Fresh(msgspec.Struct, frozen=True, kw_only=True):
 Said = State | Terms | Fresh
 
 
+class Line(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A line of the HTTP stream; one that says nothing is a sign of life."""
+
+    partition: int | None = None
+    key: str | None = None
+    value: msgspec.Raw = msgspec.Raw(b"null")  # null: a tombstone
+    caught_up: bool = False
+
+    @property
+    def record(self) -> tuple[int, bytes, bytes | None] | None:
+        """Partition, key and value of a record; None: the line has none."""
+        if self.partition is None or self.key is None:
+            return None
+        value = bytes(self.value)
+        return self.partition, self.key.encode(), None if value == b"null" else value
+
+
+LINE_EVERY_S: Final = 5.0
+"""A stream on which nothing was said for three times as long is dead."""
+CAUGHT_UP: Final = Line(caught_up=True)
+ALIVE: Final = Line()
+
+
+def record_line(partition: int, key: bytes, value: bytes | None) -> Line:
+    """The line of a record. Raises ValueError for a key that is no text."""
+    return Line(partition, key.decode(), msgspec.Raw(b"null" if value is None else value))
+
+
+def write_line(line: Line) -> bytes:
+    return _WRITE.encode(line) + b"\n"
+
+
+def read_line(line: bytes) -> Line:
+    """Raises ValueError for what is no line of the stream."""
+    try:
+        return _READ_LINE.decode(line)
+    except msgspec.DecodeError as wrong:
+        raise ValueError(f"not a line of budget states ({wrong})") from wrong
+
+
 def terms_key(budget_id: str) -> bytes:
     return f"{_TERMS}{budget_id}".encode()
 
@@ -116,4 +159,6 @@ def read_said(key: bytes, value: bytes) -> Said:
 
 _READ_STATE: Final = msgspec.json.Decoder(State)
 _READ_TERMS: Final = msgspec.json.Decoder(Terms)
+_READ_LINE: Final = msgspec.json.Decoder(Line)
+_WRITE: Final = msgspec.json.Encoder()
 _READ_FRESH: Final = msgspec.json.Decoder(Fresh)

@@ -200,6 +200,29 @@ def test_spend_of_another_definition_counts_for_nothing() -> None:
     assert house.outcomes(34, 33) == ["reserved", "allow"]
 
 
+def test_a_state_that_knows_less_of_one_partition_may_know_more_of_another() -> None:
+    house = House(terms(), state(60, offsets={"0": 10}))
+    house.say(state(70, offsets={"0": 4, "1": 5}))
+    assert house.outcomes(31, 30) == ["does_not_fit", "allow"]
+
+
+def test_a_settled_amount_is_not_covered_by_a_spend_that_counts_something_else() -> None:
+    house = House(terms(), state(0))
+    house.gate.settle(house.admit(60).reservation, 60, 0, (0, 9))
+    house.say(terms(definition="new"))
+    house.fresh(p0=10)
+    assert house.outcomes(41) == ["reserved"]
+    house.say(state(0, definition="new"))
+    assert house.outcomes(100) == ["allow"]
+
+
+def test_offsets_of_one_partition_say_nothing_of_another() -> None:
+    house = House(terms(), state(0))
+    house.gate.settle(house.admit(60).reservation, 60, 0, (0, 9))
+    house.fresh(p0=9, p1=100)
+    assert house.outcomes(41) == ["reserved"]
+
+
 def test_the_next_window_opens_by_itself_and_a_request_that_still_runs_counts_in_it() -> None:
     house = House(terms(), state(40), now_us=DAY[1] - 1)
     reservation = house.admit(60).reservation
