@@ -79,7 +79,7 @@ class Taker(Protocol):
     def caught_up(self) -> None: ...
 
 
-class _Reservation(msgspec.Struct):
+class _Reservation(msgspec.Struct, gc=False):  # holds nothing that leads back to it
     accounts: tuple[Account, ...]
     bound: Amount
     expires_us: int
@@ -218,7 +218,6 @@ class Gate:
             accounts = self._index.find(tenant, application, model)
             against: list[Verdict] = []
             for account in accounts:
-                account.refresh(now_us)
                 verdict = account.judge(now_us, max_cost_pico, max_tokens, self._settings.gates)
                 if verdict is not None:
                     against.append(verdict)
@@ -345,10 +344,9 @@ def _seconds(duration_us: int) -> int:
 
 def _tightest(accounts: tuple[Account, ...]) -> Quota:
     """The one that has the smallest part of its limit left."""
-    tightest = accounts[0]
+    tightest, least = accounts[0], accounts[0].remaining
     for account in accounts[1:]:
-        if account.remaining * (tightest.limit or 1) < tightest.remaining * (account.limit or 1):
-            tightest = account
-    return Quota(
-        tightest.budget_id, tightest.unit, tightest.limit, tightest.remaining, tightest.window[0], tightest.window[1]
-    )
+        remaining = account.remaining
+        if remaining * (tightest.limit or 1) < least * (account.limit or 1):
+            tightest, least = account, remaining
+    return Quota(tightest.budget_id, tightest.unit, tightest.limit, least, *tightest.window)

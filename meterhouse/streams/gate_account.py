@@ -8,7 +8,6 @@ spent + own >= what all requests admitted so far come to, in every window.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Final, NamedTuple
 
 from meterhouse.streams.control import WindowSpec
@@ -81,7 +80,7 @@ class Standing:
 
 
 class Account:
-    """See the module. `judge` and what it reads are for the open window: `refresh` comes first."""
+    """See the module. What `window`, `spent` and `remaining` say is as of the last `judge`."""
 
     __slots__ = (
         "_block", "_by_window", "_closed_when_stale", "_current", "_fresh", "_judges", "_owed", "_seen", "_spec",
@@ -105,7 +104,7 @@ class Account:
         self._turn_us = self._stale_after_us = 0
         self._by_window: dict[Window, dict[str, Standing]] = {}  # by definition
         self._current: Standing | None = None
-        self._owed: dict[int | None, deque[list[int]]] = {}  # see `_release`
+        self._owed: dict[int | None, list[list[int]]] = {}  # see `_release`
         self._seen = -1
 
     # --- what the feed says ---
@@ -164,26 +163,24 @@ class Account:
 
     # --- judging ---
 
-    def refresh(self, now_us: int) -> None:
-        """Opens the next window when the last one has ended; releases what states cover."""
-        if not self.window[0] <= now_us < self.window[1]:
-            self.window = window_of(self._spec, now_us)
-            for window in [each for each in self._by_window if each[1] + LINGER_US <= now_us]:
-                del self._by_window[window]
-            self._look()
-        if self._seen != self._fresh.version:
-            self._release()
-
     def judge(self, now_us: int, max_cost_pico: int, max_tokens: int, gates: int) -> Verdict | None:
         """What stands against a request of at most so much; None: nothing.
 
-        A gate of `gates` admits as long as its own amounts are within its share of what is left.
+        A gate of `gates` admits as long as its own amounts are within its share of what is left. Opens the next window
+        when the last one has ended, and releases what states cover.
         """
+        if not self.window[0] <= now_us < self.window[1]:
+            self._open(now_us)
+        if self._owed and self._seen != self._fresh.version:
+            self._release()
         if not self._judges:
             return None
         if self._closed_when_stale and now_us - self._fresh.as_of_us > self._stale_after_us:
             return self._refused("stale")
-        own, cost = (self.own_pico, max_cost_pico) if self.in_money else (self.own_tokens, max_tokens)
+        if self.in_money:
+            own, cost = self.own_pico, max_cost_pico
+        else:
+            own, cost = self.own_tokens, max_tokens
         left = self.limit - self.spent
         if self._block:
             if left <= 0:
@@ -202,7 +199,14 @@ class Account:
     @property
     def remaining(self) -> int:
         """What is left of the limit, own amounts taken off; 0 when there is nothing."""
-        return max(0, self.limit - self.spent - (self.own_pico if self.in_money else self.own_tokens))
+        left = self.limit - self.spent - (self.own_pico if self.in_money else self.own_tokens)
+        return max(0, left)
+
+    def _open(self, now_us: int) -> None:
+        self.window = window_of(self._spec, now_us)
+        for window in [each for each in self._by_window if each[1] + LINGER_US <= now_us]:
+            del self._by_window[window]
+        self._look()
 
     # --- own amounts ---
 
@@ -223,7 +227,7 @@ class Account:
         self.own_tokens += actual[1] - reserved[1]
         if not any(actual):
             return
-        steps = self._owed.setdefault(where, deque())
+        steps = self._owed.setdefault(where, [])
         if steps and (mark <= steps[-1][0] or len(steps) >= MAX_STEPS):
             last = steps[-1]
             last[:] = max(mark, last[0]), last[1] + actual[0], last[2] + actual[1]
@@ -237,17 +241,24 @@ class Account:
         if self._unknown:  # the spend says nothing of what we count, so it covers nothing
             return
         offsets = {} if self._current is None else self._current.offsets
-        for where, steps in list(self._owed.items()):
+        for where, steps in tuple(self._owed.items()):
             if where is None:
                 covered = self._fresh.as_of_us
             else:
                 covered = max(offsets.get(where, 0), self._fresh.offsets.get(where, 0))
-            while steps and steps[0][0] < covered:
-                _, pico, tokens = steps.popleft()
+            if steps[0][0] >= covered:
+                continue
+            released = 0
+            for mark, pico, tokens in steps:
+                if mark >= covered:
+                    break
                 self.own_pico -= pico
                 self.own_tokens -= tokens
-            if not steps:
+                released += 1
+            if released == len(steps):
                 del self._owed[where]
+            else:
+                del steps[:released]
 
     def _look(self) -> None:
         """The open window's standing under our definition; without one nothing was spent."""

@@ -16,7 +16,7 @@ reservations are held as may be.
 """
 
 
-class Quota(msgspec.Struct, frozen=True):
+class Quota(msgspec.Struct, frozen=True, gc=False):
     """A budget as this gate sees it."""
 
     budget_id: str
@@ -27,7 +27,7 @@ class Quota(msgspec.Struct, frozen=True):
     window_end_us: int
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
+class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What becomes of a request. `reason`, `budget_id` and `window_end_us` say which budget decided, where one did."""
 
     outcome: Literal["allow", "throttle", "refuse"]

@@ -4,6 +4,7 @@ number of budgets."""
 from __future__ import annotations
 
 from itertools import product
+from operator import itemgetter
 from typing import Final, Generic, TypeVar
 
 from meterhouse.streams.gate_wire import Terms
@@ -43,12 +44,14 @@ class BudgetIndex(Generic[Of]):
         request = (tenant, application, model)
         found = self._remembered.get(request)
         if found is None:
-            budgets: dict[str, Of] = {}
+            budgets: list[tuple[str, Of]] = []
             for scope in product((tenant, None), (application, None), (model, None)):
-                budgets |= self._by_scope.get(scope, {})
+                if scope in self._by_scope:
+                    budgets += self._by_scope[scope].items()
+            budgets.sort(key=itemgetter(0))
             if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.clear()
-            found = self._remembered[request] = tuple(budgets[budget_id] for budget_id in sorted(budgets))
+            found = self._remembered[request] = tuple(kept for _, kept in budgets)
         return found
 
 
