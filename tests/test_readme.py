@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from meterhouse.api.settings import Settings
+from meterhouse.ingest.sqlite_log import SqliteLog
+from meterhouse.ingest.topics import budget_topics
 from tests.e2e.house import COMMAND, environment
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +52,16 @@ def test_the_commands_of_the_readme_work_in_their_order(tmp_path: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, f"meterhouse {shlex.join(words)}\n{done.stderr[-2000:]}"
+
+
+def test_the_code_of_the_readme_runs(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    with closing(SqliteLog(tmp_path / "log.db", clock=lambda: 0)) as log:
+        log.create_topics(budget_topics(1))
+        names: dict[str, Any] = {"log": log}
+        exec(compile(code, "README.md", "exec"), names)
+    assert names["gate"].ready
+    assert names["decision"].admitted
 
 
 @pytest.mark.parametrize("page", [*sorted(ROOT.glob("docs/**/*.md")), ROOT / "README.md"], ids=lambda page: page.name)

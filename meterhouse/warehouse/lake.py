@@ -37,7 +37,7 @@ from meterhouse.warehouse.lake_trouble import (
     passing,
     put_away,
 )
-from meterhouse.warehouse.lake_turns import Gate, LakeBusy, LakeError, WriterLock, turn
+from meterhouse.warehouse.lake_turns import LakeBusy, LakeError, Passage, WriterLock, turn
 from meterhouse.warehouse.postgres import LINK
 
 __all__ = ["Lake", "LakeBusy", "LakeConfig", "LakeError", "LakeMissing", "LakeUnavailable", "WriterLock"]
@@ -152,7 +152,7 @@ class Lake:
         self._connection = attach(config, store, read_only=read_only)
         self._lock = lock
         self.writing = Lock()  # held by a commit or by maintenance of this process
-        self.gate = Gate(config.catalogue)
+        self.passage = Passage(config.catalogue)
 
     @classmethod
     def open(cls, config: LakeConfig, *, read_only: bool = False) -> Self:
@@ -285,7 +285,7 @@ class Lake:
 
     def close(self) -> None:
         self._connection.close()
-        self.gate.close()
+        self.passage.close()
         if self._lock is not None:
             self._lock.release()
 

@@ -117,7 +117,7 @@ class LakeLedger:
 
     def commit(self, unit: Processed) -> int:
         unknown = "what became of a commit is not known yet"
-        with self._lake.writing, self._available(unknown), self._lake.gate.through():
+        with self._lake.writing, self._available(unknown), self._lake.passage.through():
             return self._commit(unit)
 
     def _commit(self, unit: Processed) -> int:

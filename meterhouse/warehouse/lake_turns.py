@@ -20,8 +20,8 @@ from meterhouse.warehouse.postgres import LINK
 Turn = Literal["tables", "maintenance"]
 _LOCKS: Final[dict[Turn, int]] = {"tables": 0x6D65746C, "maintenance": 0x6D65746D}
 """Numbers of the advisory locks, in the catalogue's database."""
-_GATE: Final = 0x6D65746E
-_GATE_MS: Final = 10_000  # a merge rewrites 64 MiB at most, in some 3 s; whoever holds the gate longer is paused
+_PASSAGE: Final = 0x6D65746E
+_PASSAGE_MS: Final = 10_000  # a merge rewrites 64 MiB at most, in some 3 s; whoever holds the passage longer is paused
 
 
 class LakeError(Exception):
@@ -87,10 +87,10 @@ def _got(connection: psycopg.Connection, what: Turn, wait_s: float) -> bool:
     return True
 
 
-class Gate:
-    """Commits of all processes pass it together, a merge alone: else it would conflict with every commit of the seconds
-    that it takes, and lose. Who does not get it in time, or finds PostgreSQL away, goes on without: order is all it is
-    for. Belongs to who holds `Lake.writing`."""
+class Passage:
+    """Commits of all processes go through it together, a merge alone: else it would conflict with every commit of the
+    seconds that it takes, and lose. Who does not get it in time, or finds PostgreSQL away, goes on without: order is
+    all it is for. Belongs to who holds `Lake.writing`."""
 
     def __init__(self, catalogue: Path | str) -> None:
         self._catalogue = catalogue
@@ -99,12 +99,12 @@ class Gate:
     @contextmanager
     def through(self, *, alone: bool = False) -> Iterator[None]:
         how = "" if alone else "_shared"
-        held = self._ask(f"SELECT pg_advisory_lock{how}({_GATE})")
+        held = self._ask(f"SELECT pg_advisory_lock{how}({_PASSAGE})")
         try:
             yield
         finally:
             if held:
-                self._ask(f"SELECT pg_advisory_unlock{how}({_GATE})")
+                self._ask(f"SELECT pg_advisory_unlock{how}({_PASSAGE})")
 
     def close(self) -> None:
         if self._connection is not None:
@@ -116,7 +116,7 @@ class Gate:
             return False
         try:
             if self._connection is None:
-                place = make_conninfo(self._catalogue, **LINK, options=f"-c lock_timeout={_GATE_MS}")
+                place = make_conninfo(self._catalogue, **LINK, options=f"-c lock_timeout={_PASSAGE_MS}")
                 self._connection = psycopg.connect(place, autocommit=True)
             self._connection.execute(sql)
         except psycopg.Error:

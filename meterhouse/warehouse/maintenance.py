@@ -172,7 +172,7 @@ def _merge(run: _Run, report: MaintenanceReport) -> MaintenanceReport:
             if len(chosen) < 2:
                 continue
             budget_bytes -= sum(each.size_bytes for each in chosen)
-            with run.lake.gate.through(alone=True):
+            with run.lake.passage.through(alone=True):
                 before, after = _merge_files(run, table, chosen)
             report = replace(
                 report,

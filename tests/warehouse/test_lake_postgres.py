@@ -14,7 +14,7 @@ import pytest
 from meterhouse.streams.ledger import Fenced, LedgerUnavailable
 from meterhouse.warehouse.lake import Lake, LakeConfig, LakeUnavailable
 from meterhouse.warehouse.lake_ledger import LakeLedger
-from meterhouse.warehouse.lake_turns import Gate, turn
+from meterhouse.warehouse.lake_turns import Passage, turn
 from meterhouse.warehouse.maintenance import MaintenanceReport, MaintenanceSettings, maintain
 from tests.ledger_units import DAY_US, START_US, Shape, unit
 from tests.services.postgres import Postgres, own_postgres
@@ -158,7 +158,7 @@ def test_one_process_at_a_time_does_maintenance(postgres: Postgres, tmp_path: Pa
 def test_a_merge_that_conflicts_with_a_commit_gives_way(
     postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the gate, as when its holder is paused for too long: DuckLake's own conflict keeps the books."""
+    """Without the passage, as when its holder is paused for too long: DuckLake's own conflict keeps the books."""
     config = LakeConfig(postgres.new_database(), tmp_path, threads=1)
     settings = MaintenanceSettings(merge_files=3, merge_files_closed=3)
     with Lake.open(config) as first, Lake.open(config) as second:
@@ -166,7 +166,7 @@ def test_a_merge_that_conflicts_with_a_commit_gives_way(
         ledger.seed(2)
         for seed in range(3):
             ledger.commit(unit(Shape(seed=seed), ledger.positions()[0]))
-        monkeypatch.setattr(Gate, "_ask", lambda *_: False)
+        monkeypatch.setattr(Passage, "_ask", lambda *_: False)
         made = unit(Shape(partition=1, seed=9))
 
         def merge() -> None:
