@@ -37,7 +37,6 @@ def now_us() -> int:
 def terms(budget_id: str, tenants: tuple[str, ...] | None, model: str | None) -> Terms:
     return Terms(
         budget_id=budget_id,
-        control_version=1,
         definition="d",
         tenants=tenants,
         application=None,
