@@ -20,9 +20,10 @@ Amount = tuple[int, int]
 """(pico-units, tokens)."""
 
 NEVER_US: Final = -(2**62)
-MAX_STEPS: Final = 1_000
-"""Ended requests that are kept apart until states cover them, of a budget and partition: a second of a thousand a
-second. Beyond it they are kept together, and all wait for the newest of them."""
+MAX_STEPS: Final = 256
+"""Ended requests that are kept apart until states cover them, of a budget and partition: states of a busy budget come
+several times a second. Beyond it they are kept together and wait for the newest of them; letting go of more in one
+admission would be felt."""
 LINGER_US: Final = 3_600 * 1_000_000  # how long a closed window's state is kept, should the clock be set back
 RESERVED_RETRY_US: Final = 1_000_000  # requests end all the time, and states come every second
 STALE_RETRY_US: Final = 5_000_000  # a worker that is restarted, or a partition that moves, takes some seconds

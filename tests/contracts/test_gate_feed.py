@@ -35,6 +35,7 @@ class Heard:
         with self._changed:
             self.starts += 1
             self._seen = set()
+            self._changed.notify_all()
 
     def take(self, partition: int, key: bytes, value: bytes | None) -> None:
         with self._changed:
