@@ -36,12 +36,13 @@ _REFUSALS: Final[dict[Reason, tuple[int, int]]] = {  # rank; when to come back
 
 
 class Freshness:
-    """How far the states of one partition of `budget.states` have come."""
+    """How far the states of one partition of `budget.states` have come, and which windows are open for its budgets."""
 
-    __slots__ = ("as_of_us", "generation", "offsets", "version")
+    __slots__ = ("_windows", "as_of_us", "generation", "offsets", "version")
 
     def __init__(self) -> None:
         self.version = 0
+        self._windows: dict[WindowSpec, Window] = {}
         self.forget()
 
     def say(self, as_of_us: int, offsets: dict[int, int], generation: int) -> None:
@@ -51,6 +52,13 @@ class Freshness:
     def forget(self) -> None:
         """Nothing is known."""
         self.say(NEVER_US, {}, 0)
+
+    def window_at(self, spec: WindowSpec, now_us: int) -> Window:
+        """The calendar is asked once for all budgets. Raises ValueError: unknown zone."""
+        window = self._windows.get(spec)
+        if window is None or not window[0] <= now_us < window[1]:
+            window = self._windows[spec] = window_of(spec, now_us)
+        return window
 
 
 class Verdict(NamedTuple):
@@ -113,7 +121,7 @@ class Account:
     def agree(self, terms: Terms, fresh: Freshness, generation: int, now_us: int) -> None:
         """Takes over new terms. Raises ValueError, and changes nothing, when they make no sense."""
         spec, limit = WindowSpec(terms.every, terms.time_zone), int(terms.limit)
-        window = window_of(spec, now_us)
+        window = fresh.window_at(spec, now_us)
         if limit < 0 or terms.throttle_per_minute < 1 or terms.stale_after_s < 0:
             raise ValueError(f"terms of {terms.budget_id}: a limit, rate or age below what is possible")
         on_exceeded: OnExceeded = terms.on_exceeded
@@ -204,7 +212,7 @@ class Account:
         return max(0, left)
 
     def _open(self, now_us: int) -> None:
-        self.window = window_of(self._spec, now_us)
+        self.window = self._fresh.window_at(self._spec, now_us)
         for window in [each for each in self._by_window if each[1] + LINGER_US <= now_us]:
             del self._by_window[window]
         self._look()
