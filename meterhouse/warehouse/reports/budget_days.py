@@ -11,6 +11,7 @@ from datetime import date
 from typing import Any, Final
 
 import duckdb
+import pyarrow as pa
 
 from meterhouse.ingest.event import TOKEN_KINDS
 from meterhouse.streams.control import Budget, Snapshot
@@ -32,7 +33,11 @@ def budget_days(cursor: duckdb.DuckDBPyConnection, snapshot: Snapshot, at_us: in
         return {}
     calendars = {zone: _calendar(zone, at_us) for zone in {budget.window.time_zone for budget in snapshot.budgets}}
     spent: dict[tuple[int, int], int] = {}
-    for number, day, cost, tokens in _query(snapshot, calendars).rows(cursor):
+    query, relations = _query(snapshot, calendars)
+    for name, rows in relations.items():
+        # Not as parameters: thousands of values in a plan take longer to plan than to run.
+        cursor.register(name, rows)
+    for number, day, cost, tokens in query.rows(cursor):
         in_money = snapshot.budgets[number].limit_pico is not None
         spent[number, day] = to_pico(cost) if in_money else int(tokens)
     return {
@@ -51,27 +56,28 @@ def _calendar(zone: str, at_us: int) -> tuple[Day, ...]:
     return days_between(zone, at_us - (HISTORY_DAYS + 2) * DAY_US, at_us + 1)[-HISTORY_DAYS - 1 :]
 
 
-def _query(snapshot: Snapshot, calendars: Mapping[str, Sequence[Day]]) -> Query:
-    """Rows (number of the budget, number of the day, cost, tokens). Budgets whose scopes set the same parts are joined
-    by these at once: a join per kind of scope, never budgets times rows."""
+def _query(snapshot: Snapshot, calendars: Mapping[str, Sequence[Day]]) -> tuple[Query, dict[str, pa.Table]]:
+    """Rows (number of the budget, number of the day, cost, tokens), and the tables that it reads beside the lake's.
+    Budgets whose scopes set the same parts are joined by these at once: a join per kind of scope, never budgets times
+    rows."""
     scopes: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
     for number, budget in enumerate(snapshot.budgets):
         for parts in _tenants_of(budget, snapshot):
             given = tuple(name for name in _SCOPED if parts[name] is not None)
             scopes.setdefault(given, []).append((number, budget.window.time_zone, *(parts[name] for name in given)))
     edges = [(zone, n, day.start_us, day.end_us) for zone, days in calendars.items() for n, day in enumerate(days)]
+    if not scopes:
+        return Query("SELECT 0, 0, 0, 0 WHERE false"), {}
     span = between(min(edge[2] for edge in edges) // HOUR_US * HOUR_US, max(edge[3] for edge in edges))
     condition = span & _BILLED
-    params: dict[str, Any] = {**condition.params, **_columns("edges", edges)}
+    relations = {"edges": _table(("zone", "day", "start_us", "end_us"), edges)}
     matches = []
     for shape, (given, rows) in enumerate(scopes.items()):
-        params |= _columns(f"scopes_{shape}", rows)
-        on = " AND ".join(f"daily.{name} = scopes.{name}" for name in ("zone", *given))
-        relation = _relation(f"scopes_{shape}", ("number", "zone", *given))
-        matches.append(f"SELECT number, day, cost, tokens FROM daily JOIN {relation} AS scopes ON {on}")
+        relations[f"scopes_{shape}"] = _table(("number", "zone", *given), rows)
+        shared = ", ".join(("zone", *given))
+        matches.append(f"SELECT number, day, cost, tokens FROM daily JOIN scopes_{shape} USING ({shared})")
     sql = f"""
-        WITH edges AS {_relation("edges", ("zone", "day", "start_us", "end_us"))},
-        hours AS (
+        WITH hours AS (
             SELECT zone, day, make_timestamptz(hour_us) AS hour
             FROM range($from_us, $to_us, {HOUR_US}) AS all_hours(hour_us)
             JOIN edges ON hour_us >= start_us AND hour_us < end_us
@@ -86,7 +92,7 @@ def _query(snapshot: Snapshot, calendars: Mapping[str, Sequence[Day]]) -> Query:
         )
         SELECT number, day, sum(cost)::DECIMAL(38,12), sum(tokens) FROM ({" UNION ALL ".join(matches)}) GROUP BY ALL
     """
-    return Query(sql, params)
+    return Query(sql, condition.params), relations
 
 
 def _tenants_of(budget: Budget, snapshot: Snapshot) -> list[dict[str, str | None]]:
@@ -99,16 +105,5 @@ def _tenants_of(budget: Budget, snapshot: Snapshot) -> list[dict[str, str | None
     return [{"tenant": member, **rest} for member in members if scope.tenant in (None, member)]
 
 
-def _relation(name: str, columns: Sequence[str]) -> str:
-    """Lists given as parameters, side by side as a table. Numbers come first or are named `_us`; the rest is text."""
-    numbers = {"number", "day", "start_us", "end_us"}
-    listed = (
-        f"unnest(${name}_{n}::{'BIGINT' if column in numbers else 'VARCHAR'}[]) AS {column}"
-        for n, column in enumerate(columns)
-    )
-    return f"(SELECT {', '.join(listed)})"
-
-
-def _columns(name: str, rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
-    """The parameters of `_relation`."""
-    return {f"{name}_{n}": list(column) for n, column in enumerate(zip(*rows, strict=True))}
+def _table(columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> pa.Table:
+    return pa.table(dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True)))
