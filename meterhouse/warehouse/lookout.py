@@ -34,11 +34,10 @@ from meterhouse.streams.lookout_rules import (
     unpriced_alerts,
     unpriced_is_over,
 )
-from meterhouse.streams.windows import window_of
 from meterhouse.warehouse.control import ControlUnavailable
 from meterhouse.warehouse.lake import Lake, LakeError, LakeMissing
 from meterhouse.warehouse.reports.as_of import Positions, positions_of
-from meterhouse.warehouse.reports.budget_days import Days, budget_days, history_of
+from meterhouse.warehouse.reports.budget_days import BudgetDays, budget_days
 from meterhouse.warehouse.reports.query import DAY_US
 from meterhouse.warehouse.reports.unpriced import unpriced_days
 
@@ -214,9 +213,9 @@ class Lookout:
             self._outbox.add(news)
 
 
-def _course(budget: Budget, days: Days, now_us: int) -> tuple[Window, int, Forecast]:
+def _course(budget: Budget, days: BudgetDays, now_us: int) -> tuple[Window, int, Forecast]:
     """The budget's window of now, what was spent in it, and its forecast."""
-    window = window_of(budget.window, now_us)
-    spent = sum(amount for day, amount in days if day.start_us >= window[0])
+    window = days.window
+    spent = sum(amount for day, amount in days.days if day.start_us >= window[0])
     tiles = days_between(budget.window.time_zone, *window)
-    return window, spent, forecast(spent, limit_of(budget), tiles, now_us, history_of(days))
+    return window, spent, forecast(spent, limit_of(budget), tiles, now_us, days.history)

@@ -9,11 +9,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from meterhouse.streams.budget import matches
+from meterhouse.streams.budget import Window, matches
 from meterhouse.streams.control import Budget, Scope, Snapshot, WindowSpec
 from meterhouse.streams.forecast import HISTORY_DAYS
+from meterhouse.streams.windows import window_of
 from meterhouse.warehouse.lake import Lake, LakeConfig
-from meterhouse.warehouse.reports.budget_days import Days, budget_days, history_of
+from meterhouse.warehouse.reports.budget_days import Spend, budget_days
 from tests.builders import DAY_US, HOUR_US, T0_US
 from tests.warehouse.filled import KINDS, SNAPSHOT, fill, microseconds
 
@@ -54,7 +55,7 @@ CONTROL = replace(
 )
 
 
-def expected(charges: Sequence[dict[str, Any]], snapshot: Snapshot, one: Budget, days: Days) -> list[int]:
+def expected(charges: Sequence[dict[str, Any]], snapshot: Snapshot, one: Budget, *spans: Window) -> list[Spend]:
     org = {tenant.id: frozenset(tenant.org) for tenant in snapshot.tenants}
     ours = [
         row
@@ -62,13 +63,10 @@ def expected(charges: Sequence[dict[str, Any]], snapshot: Snapshot, one: Budget,
         if row["disposition"] == "billed"
         and matches(one.scope, row["tenant"], org[row["tenant"]], row["application"], row["model"])
     ]
+    within = [[row for row in ours if start_us <= microseconds(row) < end_us] for start_us, end_us in spans]
     return [
-        sum(
-            row["cost_pico"] if one.limit_pico is not None else sum(row[f"{kind}_tokens"] for kind in KINDS)
-            for row in ours
-            if day.start_us <= microseconds(row) < day.end_us
-        )
-        for day, _ in days
+        (sum(row["cost_pico"] for row in rows), sum(row[f"{kind}_tokens"] for row in rows for kind in KINDS))
+        for rows in within
     ]
 
 
@@ -81,10 +79,23 @@ def test_each_budget_has_its_days(tmp_path: Path) -> None:
     assert none == {}
     assert list(found) == [one.id for one in CONTROL.budgets]
     for one in CONTROL.budgets:
-        days = found[one.id]
+        days, unit = found[one.id].days, 0 if one.limit_pico is not None else 1
         assert len(days) == HISTORY_DAYS + 1
         assert days[-1][0].start_us <= AT_US < days[-1][0].end_us
-        assert [amount for _, amount in days] == expected(charges, CONTROL, one, days), one
-    assert sum(amount for _, amount in found["b-4"]) == 0
-    assert sum(amount for _, amount in found["b-7"]) > 0
-    assert history_of(found["b-0"])[-1] == (date(2026, 11, 5), found["b-0"][-2][1])
+        spends = expected(charges, CONTROL, one, *((day.start_us, day.end_us) for day, _ in days))
+        assert [amount for _, amount in days] == [spend[unit] for spend in spends], one
+        window = window_of(one.window, AT_US)
+        assert (found[one.id].window, [found[one.id].spent]) == (window, expected(charges, CONTROL, one, window))
+    assert found["b-4"].spent == (0, 0)
+    assert sum(amount for _, amount in found["b-7"].days) > 0
+    assert found["b-0"].history[-1] == (date(2026, 11, 5), found["b-0"].days[-2][1])
+
+
+def test_a_window_that_cuts_an_hour_of_utc_is_not_summed_from_hours(tmp_path: Path) -> None:
+    kathmandu = replace(CONTROL, budgets=(budget(0, Scope(), "Asia/Kathmandu"),))
+    with Lake.open(LakeConfig(tmp_path / "lake.sqlite", tmp_path / "data", threads=1)) as lake:
+        fill(lake, ROWS)
+        with lake.read() as cursor:
+            found = budget_days(cursor, kathmandu, AT_US)["b-0"]
+    assert found.spent is None
+    assert sum(amount for _, amount in found.days) > 0

@@ -16,7 +16,7 @@ from meterhouse.streams.money import to_pico
 from meterhouse.streams.windows import window_of, windows_between
 from meterhouse.warehouse.lake import Lake
 from meterhouse.warehouse.reports.as_of import AsOf, Freshness, as_of
-from meterhouse.warehouse.reports.budget_days import Days, budget_days, history_of
+from meterhouse.warehouse.reports.budget_days import BudgetDays, Spend, budget_days
 from meterhouse.warehouse.reports.errors import ReportError
 from meterhouse.warehouse.reports.groups import check_range, in_scope
 from meterhouse.warehouse.reports.query import COST, TOKENS, Condition, Query, facts, pieces
@@ -67,25 +67,24 @@ def budgets(
     if len(wanted) > MAX_WINDOWS:
         raise ReportError(f"more than {MAX_WINDOWS:,} windows of budgets lie in this range: take a shorter one")
     with lake.read() as cursor:
-        spends = [_spent(cursor, snapshot, budget, window) for budget, window in wanted]
         running = any(start_us < at_us < end_us for _, (start_us, end_us) in wanted)
         days = budget_days(cursor, snapshot, at_us) if running else {}
+        spends = [_spent(cursor, snapshot, budget, window, days.get(budget.id)) for budget, window in wanted]
         figures_as_of = as_of(lake, cursor, freshness)
     lines = tuple(
-        BudgetLine(budget, state, forecast_of(state, budget, days.get(budget.id, ()), at_us))
+        BudgetLine(budget, state, forecast_of(state, budget, days.get(budget.id), at_us))
         for (budget, window), spent in zip(wanted, spends, strict=True)
         for state in (state_of(budget, window, *spent),)
     )
     return Budgets(snapshot.currency, at_us, lines, figures_as_of)
 
 
-def forecast_of(state: BudgetState, budget: Budget, days: Days, at_us: int) -> Forecast:
+def forecast_of(state: BudgetState, budget: Budget, days: BudgetDays | None, at_us: int) -> Forecast:
     """Of the window that the state is of, by the budget's days up to now."""
-    start_us, end_us = state.window_start_us, state.window_end_us
-    if not start_us < at_us < end_us:
+    window = state.window_start_us, state.window_end_us
+    if days is None or days.window != window:
         return Forecast(state.spent, None)
-    window = days_between(budget.window.time_zone, start_us, end_us)
-    return forecast(state.spent, state.limit, window, at_us, history_of(days))
+    return forecast(state.spent, state.limit, days_between(budget.window.time_zone, *window), at_us, days.history)
 
 
 def spend_query(snapshot: Snapshot, budget: Budget, window: Window) -> Query:
@@ -99,7 +98,11 @@ def _windows(budget: Budget, at_us: int, between_us: tuple[int, int] | None) -> 
     return [window_of(budget.window, at_us)] if between_us is None else windows_between(budget.window, *between_us)
 
 
-def _spent(cursor: duckdb.DuckDBPyConnection, snapshot: Snapshot, budget: Budget, window: Window) -> tuple[int, int]:
-    """In pico-units and in tokens."""
+def _spent(
+    cursor: duckdb.DuckDBPyConnection, snapshot: Snapshot, budget: Budget, window: Window, days: BudgetDays | None
+) -> Spend:
+    """All budgets' current windows are read together; the others one by one, each from the coarsest roll-ups."""
+    if days is not None and days.window == window and days.spent is not None:
+        return days.spent
     [(cost, tokens)] = spend_query(snapshot, budget, window).rows(cursor)
     return to_pico(cost), int(tokens)
