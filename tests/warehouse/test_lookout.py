@@ -83,6 +83,7 @@ def test_a_budget_on_course_to_exceed_is_raised_once_and_resolved_when_its_limit
         "budget acme-month is on course to exceed its limit by Fri 20 Nov: forecast 1,547 of 1,000 tokens"
     )
     assert alert.spent == "650"
+    scene.now_us += 1
     scene.control = replace(CONTROL, version=4, budgets=(replace(BUDGET, limit_tokens=2_000),))
     for lookout in lookouts:
         lookout.look()  # at once, since control data is new
