@@ -114,15 +114,17 @@ def _by_weekday(
 
 
 def _recent_level(history: Sequence[tuple[date, int]], typical: Sequence[int], unit: int) -> Fraction:
-    """The median of how the last RECENT_DAYS compare with what is typical; 1 where that is all there is."""
-    if len(history) < 7 * FULL_WEEKS:
+    """How the last RECENT_DAYS compare with what is typical; 1 where that is all there is.
+
+    By the day, their median, which leaves out a wild day; or all together, which is not fooled by weekdays that hardly
+    had any spend: the lower.
+    """
+    recent = [(amount * unit, typical[day.weekday()]) for day, amount in history[-RECENT_DAYS:]]
+    levels = sorted(Fraction(amount, usual) for amount, usual in recent if usual)
+    if len(history) < 7 * FULL_WEEKS or not levels:
         return Fraction(1)
-    levels = sorted(
-        Fraction(amount * unit, typical[day.weekday()])
-        for day, amount in history[-RECENT_DAYS:]
-        if typical[day.weekday()]
-    )
-    return (levels[(len(levels) - 1) // 2] + levels[len(levels) // 2]) / 2 if levels else Fraction(1)
+    median = (levels[(len(levels) - 1) // 2] + levels[len(levels) // 2]) / 2
+    return min(median, Fraction(sum(amount for amount, _ in recent), sum(usual for _, usual in recent)))
 
 
 def _typical(history: Sequence[tuple[date, int]]) -> tuple[list[int], int]:

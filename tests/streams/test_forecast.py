@@ -76,6 +76,14 @@ def test_one_wild_day_in_the_history_changes_nothing() -> None:
     assert forecast(1_000, 10**9, NOVEMBER, saturday.start_us, history).amount == 2_100
 
 
+def test_working_days_that_wake_up_do_not_lift_the_weekend() -> None:
+    saturday = next(day for day in NOVEMBER if day.date == date(2026, 11, 14))
+    history = repeated(lambda day: 1_000 if day.weekday() > 4 else 1, saturday.date)
+    history[-5:] = [(day, 1_000) for day, _ in history[-5:]]
+    amount = forecast(1_000 * 3 + 5 + 5_000, 10**12, NOVEMBER, saturday.start_us, history).amount
+    assert 14_000 < amount < 30_000  # six days of weekends are ahead
+
+
 def test_a_window_that_brings_twice_as_much_is_soon_believed() -> None:
     end = next(day for day in NOVEMBER if day.date == date(2026, 11, 21))
     history = repeated(on_working_days, date(2026, 11, 2)) + [
