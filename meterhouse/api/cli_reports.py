@@ -126,7 +126,8 @@ def show_slo(report: Json) -> None:
 def budgets(
     ctx: typer.Context, from_: FromOption = None, to: ToOption = None, form: FormatOption = Format.table
 ) -> None:
-    """Budgets: limit, spent, remaining, state, forecast. Without a range: each budget's current window."""
+    """Budgets: limit, spent, remaining, state, forecast, and the day on which that reaches the limit. Without a range:
+    each budget's current window."""
     span = span_of(from_, to)
     with errors(), House(settings_of(ctx)) as house:
         report = Reports(house).budgets(span)
@@ -142,6 +143,7 @@ def show_budgets(report: Json) -> None:
             **{name: line[name] for name in ("unit", "limit", "spent", "remaining", "state")},
             "crossed %": " ".join(line["thresholds_crossed"]) or None,
             "forecast": line["forecast"],
+            "exceeds on": line["exceeds_on"],
             "then": line["on_exceeded"],
         }
         for line in report["budgets"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -12,7 +13,7 @@ import typer
 from meterhouse.api.cli_common import err, errors, register, say_connections, settings_of, stopped_by_signals
 from meterhouse.api.metrics_server import serving_metrics
 from meterhouse.api.wiring import House
-from meterhouse.api.workers import send_until_idle
+from meterhouse.api.workers import alert_until_idle, run_together
 
 UntilIdleOption = Annotated[bool, typer.Option("--until-idle", help="Return when there is nothing left to do.")]
 
@@ -39,13 +40,14 @@ def budget_worker(ctx: typer.Context, until_idle: UntilIdleOption = False) -> No
 
 
 def alert_sender(ctx: typer.Context, until_idle: UntilIdleOption = False) -> None:
-    """Runs the alert sender: posts the alerts that wait in the control database, until Ctrl-C or SIGTERM."""
+    """Runs the alert sender: posts the alerts that wait in the control database, until Ctrl-C or SIGTERM. Beside it the
+    lookout raises what no threshold tells: forecasts, models without a price, a meter that is behind."""
     with _alone(ctx) as (house, stop):
-        sender = house.alert_sender()
+        sender, lookout = house.alert_sender(), house.lookout()
         if until_idle:
-            send_until_idle(sender, stop)
+            alert_until_idle(lookout, sender, stop)
         else:
-            sender.run(stop)
+            run_together(stop, partial(sender.run, stop), lookout.run)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any, Final
 from meterhouse.api.clock import now_us
 from meterhouse.api.wiring import House
 from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, EventLog, whole_topic
-from meterhouse.streams.alerts import OutboxEntry
+from meterhouse.streams.alerts import AlertFilter, OutboxEntry
 from meterhouse.streams.budget import BudgetTable, BudgetTotal
 from meterhouse.streams.budget_totals import read_total, read_total_key
 from meterhouse.streams.control import EMPTY, Snapshot
@@ -117,7 +117,7 @@ class Reports:
         return to_json(verify(house.lake, snapshot, totals, window_hours, self.freshness()))
 
     def alerts(self, span: Span, limit: int) -> Json:
-        entries = self._house.outbox.list(from_us=span.from_us, to_us=span.to_us, limit=limit)
+        entries = self._house.outbox.list(AlertFilter(from_us=span.from_us, to_us=span.to_us), limit=limit)
         return {"alerts": [alert_json(entry) for entry in entries]}
 
     def _with_every_card(self) -> Snapshot:

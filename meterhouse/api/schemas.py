@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -166,7 +166,11 @@ class Budget(BaseModel):
     state: Literal["ok", "warned", "exceeded"]
     thresholds_crossed: list[str] = Field(description="percent of the limit")
     on_exceeded: Literal["notify", "throttle", "block"]
-    forecast: str = Field(description="spend at the window's end if it goes on as so far")
+    forecast: str = Field(description="spend at the window's end, as weekdays of the last eight weeks went")
+    exceeds_on: date | None = Field(
+        description="the day, in the budget's time zone, on which the forecast reaches the limit; null: it does not,"
+        " or has already"
+    )
 
 
 class Budgets(BaseModel):

@@ -63,6 +63,11 @@ class Settings(BaseSettings):
     maintain_every_s: float = Field(60.0, gt=0, description="merging of small files, expiry of old snapshots")
     webhook_url: str | None = Field(None, description="where alerts are posted; unset: a line in the log")
     webhook_secret: SecretStr | None = Field(None, description="signs the webhook's body (HMAC-SHA256)")
+    lookout_every_s: float = Field(
+        30.0, ge=1, le=3_600, description="how often to look for forecasts that exceed, missing prices, meters behind"
+    )
+    meter_stuck_s: float = Field(60.0, ge=1, description="a partition that does not move on for so long is news")
+    meter_behind_s: float = Field(300.0, ge=1, description="so is one whose oldest unmetered record is so old")
     host: str = Field("127.0.0.1", description="address that serve binds; loopback only until there is authentication")
     port: int = Field(8080, ge=0, le=65_535)
     max_body_bytes: int = Field(4 * 2**20, gt=0, description="largest HTTP body: about 10,000 events")

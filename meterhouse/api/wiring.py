@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from meterhouse.api.metrics import Metrics
     from meterhouse.ingest.kafka_log import KafkaLog
     from meterhouse.streams.alert_sender import AlertSender
+    from meterhouse.warehouse.lookout import Lookout
 
 _log = structlog.get_logger("meterhouse")
 
@@ -179,6 +180,20 @@ class House:
         secret = settings.webhook_secret.get_secret_value().encode() if settings.webhook_secret else None
         webhook = Webhook(settings.webhook_url, secret) if settings.webhook_url else None
         return AlertSender(self.outbox, webhook, clock=now_us, watch=self.metrics)
+
+    def lookout(self) -> Lookout:
+        # Here, since reports are imported where they are asked for.
+        from meterhouse.warehouse.lookout import Lookout, LookoutSettings
+
+        settings = self.settings
+        return Lookout(
+            lambda: self.lake,  # there may be none yet, nor topics: it waits for them
+            lambda: self._ungrouped_log,
+            self._steady_snapshot,
+            self.outbox,
+            now_us,
+            LookoutSettings(settings.lookout_every_s, settings.meter_stuck_s, settings.meter_behind_s),
+        )
 
     def _steady_snapshot(self) -> Snapshot:
         """The control data in force or, while its database is away, the last that was: work goes on, and each charge

@@ -1,4 +1,4 @@
-"""The workers in one process: meter, budget worker, alert sender."""
+"""The workers in one process: meter, budget worker, alert sender with the lookout."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import structlog
@@ -15,6 +16,7 @@ from meterhouse.streams.meter import Progress
 
 if TYPE_CHECKING:
     from meterhouse.streams.alert_sender import AlertSender
+    from meterhouse.warehouse.lookout import Lookout
 
 _log = structlog.get_logger("meterhouse.workers")
 
@@ -23,6 +25,28 @@ def send_until_idle(sender: AlertSender, stop: threading.Event) -> None:
     """Returns when each alert that is due was tried once."""
     while not stop.is_set() and not sender.idle():
         sender.run_once()
+
+
+def run_together(stop: threading.Event, here: Callable[[], object], *beside: Callable[[threading.Event], None]) -> None:
+    """Runs `here` in this thread, and the others in threads of their own until `stop` is set. The first to fail stops
+    all, and its error is raised."""
+    with ThreadPoolExecutor(len(beside), thread_name_prefix="worker") as pool:
+        futures = [pool.submit(run, stop) for run in beside]
+        for future in futures:
+            future.add_done_callback(lambda _: stop.set())
+        try:
+            here()
+        finally:
+            stop.set()
+    for future in futures:
+        future.result()
+
+
+def alert_until_idle(lookout: Lookout, sender: AlertSender, stop: threading.Event) -> None:
+    """One look, then each alert that is due is tried once."""
+    if not stop.is_set():
+        lookout.try_look()
+    send_until_idle(sender, stop)
 
 
 class Workers:
@@ -35,6 +59,7 @@ class Workers:
             self.budgets = house.budget_worker()
             opening.callback(self.budgets.close)
             self.sender = house.alert_sender()
+            self.lookout = house.lookout()
             self._closing = opening.pop_all()
 
     def __enter__(self) -> Self:
@@ -44,20 +69,13 @@ class Workers:
         self._closing.close()
 
     def run_until_idle(self, stop: threading.Event, progress: Callable[[Progress], None] | None = None) -> None:
-        """Returns when all that the log holds is committed, its budgets are judged and its alerts were tried once."""
+        """Returns when all that the log holds is committed and its budgets are judged, the lookout has looked, and all
+        alerts were tried once."""
         self.meter.run(stop, until_idle=True, progress=progress)
         self.budgets.run_until_idle(stop)
-        send_until_idle(self.sender, stop)
+        alert_until_idle(self.lookout, self.sender, stop)
 
     def run(self, stop: threading.Event, progress: Callable[[Progress], None] | None = None) -> None:
-        """Runs all three until `stop` is set. The first to fail stops the others, and its error is raised."""
-        with ThreadPoolExecutor(2, thread_name_prefix="worker") as pool:
-            beside = [pool.submit(self.budgets.run, stop), pool.submit(self.sender.run, stop)]
-            for future in beside:
-                future.add_done_callback(lambda _: stop.set())
-            try:
-                self.meter.run(stop, progress=progress)
-            finally:
-                stop.set()
-        for future in beside:
-            future.result()
+        """Runs all of them until `stop` is set. The first to fail stops the others, and its error is raised."""
+        metering = partial(self.meter.run, stop, progress=progress)
+        run_together(stop, metering, self.budgets.run, self.sender.run, self.lookout.run)

@@ -64,12 +64,12 @@ class Alert:
                 "summary": self.summary,
                 "resolves": self.resolves,
                 "budget_id": self.budget_id,
-                "window_start": _rfc3339(self.window_start_us),
-                "window_end": _rfc3339(self.window_end_us),
+                "window_start": rfc3339(self.window_start_us),
+                "window_end": rfc3339(self.window_end_us),
                 "threshold": self.threshold,
                 "spent": self.spent,
                 "limit": self.limit,
-                "created": _rfc3339(self.created_us),
+                "created": rfc3339(self.created_us),
                 "details": dict(self.payload),
             }
         )
@@ -123,7 +123,8 @@ def resolution_of(alert: Alert, now_us: int, why: str) -> Alert:
     )
 
 
-def _rfc3339(time_us: int | None) -> str | None:
+def rfc3339(time_us: int | None) -> str | None:
+    """A time in UTC as text; None stays None."""
     if time_us is None:
         return None
     return (_EPOCH + timedelta(microseconds=time_us)).isoformat().replace("+00:00", "Z")

@@ -12,7 +12,6 @@ from meterhouse.streams.budget_state import (
     BudgetTable,
     Window,
     counts_still,
-    forecast,
     state_from_totals,
     state_of,
 )
@@ -28,7 +27,6 @@ __all__ = [
     "alerts_of",
     "counts_still",
     "definition_of",
-    "forecast",
     "matches",
     "state_from_totals",
     "state_of",

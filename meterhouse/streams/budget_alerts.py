@@ -27,14 +27,10 @@ def alerts_of(state: BudgetState, budget: Budget, currency: str, now_us: int) ->
     """An alert per threshold reached, ascending. Which of them were raised before is the caller's to know, by id."""
     in_money = state.limit_pico is not None
     share = state.share_percent
-    scope = {part: value for part in budget.scope.__slots__ if (value := getattr(budget.scope, part)) is not None}
     payload = {
-        "unit": currency if in_money else "tokens",
+        **budget_details(budget, currency),
         "state": state.state,
         "share_percent": None if share is None else plain(share),
-        "scope": scope,
-        "window": {"every": budget.window.every, "time_zone": budget.window.time_zone},
-        "on_exceeded": budget.on_exceeded,
     }
     window = (state.window_start_us, state.window_end_us)
     return [
@@ -54,6 +50,17 @@ def alerts_of(state: BudgetState, budget: Budget, currency: str, now_us: int) ->
         )
         for threshold in state.crossed
     ]
+
+
+def budget_details(budget: Budget, currency: str) -> dict[str, object]:
+    """What alerts about a budget tell of it."""
+    scope = {part: value for part in budget.scope.__slots__ if (value := getattr(budget.scope, part)) is not None}
+    return {
+        "unit": "tokens" if budget.limit_pico is None else currency,
+        "scope": scope,
+        "window": {"every": budget.window.every, "time_zone": budget.window.time_zone},
+        "on_exceeded": budget.on_exceeded,
+    }
 
 
 class AlertBook:

@@ -214,14 +214,3 @@ def state_from_totals(
     cost_pico, tokens = sum(total.cost_pico for total in ours), sum(total.tokens for total in ours)
     state = state_of(budget, window, cost_pico, tokens, ((total.partition, total.offset) for total in ours))
     return replace(state, definition=definition)
-
-
-def forecast(spent: int, window: Window, now_us: int) -> int:
-    """Spend at the window's end if it goes on as it went: spent × length / elapsed, rounded half-even.
-
-    At or before the window's start, and from its end on, it is what was spent. In `spent`'s unit.
-    """
-    start_us, end_us = window
-    if not start_us < now_us < end_us:
-        return spent
-    return round(Fraction(spent * (end_us - start_us), now_us - start_us))

@@ -9,9 +9,27 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from meterhouse.streams.alerts import MAX_ERROR_TEXT, Alert, DeliveredBy, OutboxEntry, OutboxUnavailable
+from meterhouse.streams.alert import Alert, AlertKind
+from meterhouse.streams.alerts import (
+    EVERY_ALERT,
+    MAX_ERROR_TEXT,
+    AlertFilter,
+    AlertPlace,
+    DeliveredBy,
+    OutboxEntry,
+    OutboxUnavailable,
+)
 from meterhouse.warehouse.control_tables import ALERTS
 from meterhouse.warehouse.database import TROUBLE, reading, writing
+
+_RESOLUTIONS = ALERTS.alias("resolutions")
+_RESOLVED_US = (
+    sa.select(sa.func.min(_RESOLUTIONS.c.created_us))
+    .where(_RESOLUTIONS.c.resolves == ALERTS.c.id)
+    .correlate(ALERTS)
+    .scalar_subquery()
+)
+_ENTRIES = sa.select(ALERTS, _RESOLVED_US.label("resolved_us"))
 
 
 class SqlAlertOutbox:
@@ -30,8 +48,7 @@ class SqlAlertOutbox:
 
     def due(self, now_us: int, limit: int) -> Sequence[OutboxEntry]:
         query = (
-            sa.select(ALERTS)
-            .where(ALERTS.c.next_attempt_us <= now_us)
+            _ENTRIES.where(ALERTS.c.next_attempt_us <= now_us)
             .order_by(ALERTS.c.next_attempt_us, ALERTS.c.id)
             .limit(limit)
         )
@@ -41,20 +58,38 @@ class SqlAlertOutbox:
         self._update(alert_id, {"delivered_us": now_us, "delivered_by": by, "next_attempt_us": None})
 
     def failed(self, alert_id: str, error: str, next_attempt_us: int | None) -> None:
-        # What neither database takes as text: lone surrogates, and NUL (PostgreSQL).
-        told = error[:MAX_ERROR_TEXT].encode("utf-8", "replace").decode().replace("\x00", "?")
+        told = _storable(error[:MAX_ERROR_TEXT])
         self._update(
             alert_id,
             {"attempts": ALERTS.c.attempts + 1, "next_attempt_us": next_attempt_us, "last_error": told},
         )
 
-    def list(self, *, from_us: int | None = None, to_us: int | None = None, limit: int = 100) -> Sequence[OutboxEntry]:
-        query = sa.select(ALERTS).order_by(ALERTS.c.created_us.desc(), ALERTS.c.id.desc()).limit(limit)
-        if from_us is not None:
-            query = query.where(ALERTS.c.created_us >= from_us)
-        if to_us is not None:
-            query = query.where(ALERTS.c.created_us < to_us)
-        return self._read(query)
+    def get(self, alert_id: str) -> OutboxEntry:
+        found = self._read(_ENTRIES.where(ALERTS.c.id == alert_id))
+        if not found:
+            raise KeyError(alert_id)
+        return found[0]
+
+    def open(self, now_us: int, limit: int, kind: AlertKind | None = None) -> Sequence[OutboxEntry]:
+        return self.list(AlertFilter(kind=kind, status="open", at_us=now_us), limit=limit)
+
+    def acknowledge(self, alert_id: str, by: str, note: str | None, now_us: int) -> OutboxEntry:
+        said = {
+            "acknowledged_us": now_us,
+            "acknowledged_by": _storable(by),
+            "note": None if note is None else _storable(note),
+        }
+        with _available(), writing(self._engine) as connection:
+            connection.execute(sa.update(ALERTS).where(ALERTS.c.id == alert_id).values(**said))
+        return self.get(alert_id)
+
+    def list(
+        self, matching: AlertFilter = EVERY_ALERT, *, after: AlertPlace | None = None, limit: int = 100
+    ) -> Sequence[OutboxEntry]:
+        query = _ENTRIES.where(*_conditions(matching))
+        if after is not None:
+            query = query.where(sa.tuple_(ALERTS.c.created_us, ALERTS.c.id) < sa.tuple_(*after))
+        return self._read(query.order_by(ALERTS.c.created_us.desc(), ALERTS.c.id.desc()).limit(limit))
 
     def _read(self, query: sa.Select[Any]) -> Sequence[OutboxEntry]:
         with _available(), reading(self._engine) as connection:
@@ -77,6 +112,30 @@ def _available() -> Iterator[None]:
         yield
     except TROUBLE as error:
         raise OutboxUnavailable(f"the alerts database does not answer ({error.orig})") from error
+
+
+def _storable(text: str) -> str:
+    """Without what neither database takes as text: lone surrogates, and NUL (PostgreSQL)."""
+    return text.encode("utf-8", "replace").decode().replace("\x00", "?")
+
+
+def _conditions(matching: AlertFilter) -> list[sa.ColumnElement[bool]]:
+    """`AlertFilter.matches` in SQL."""
+    columns, found = ALERTS.c, []
+    if matching.from_us is not None:
+        found.append(columns.created_us >= matching.from_us)
+    if matching.to_us is not None:
+        found.append(columns.created_us < matching.to_us)
+    if matching.kind is not None:
+        found.append(columns.kind == matching.kind)
+    if matching.subject is not None:
+        found.append(columns.subject == matching.subject)
+    if matching.status is not None:
+        ended = sa.or_(_RESOLVED_US.is_not(None), sa.func.coalesce(columns.window_end_us <= matching.at_us, sa.false()))
+        found += [columns.resolves.is_(None), ended if matching.status == "resolved" else sa.not_(ended)]
+    if matching.status == "acknowledged":
+        found.append(columns.acknowledged_us.is_not(None))
+    return found
 
 
 def _row(alert: Alert) -> dict[str, Any]:
@@ -122,4 +181,8 @@ def _entry(row: sa.RowMapping) -> OutboxEntry:
         delivered_us=row["delivered_us"],
         delivered_by=row["delivered_by"],
         last_error=row["last_error"],
+        resolved_us=row["resolved_us"],
+        acknowledged_us=row["acknowledged_us"],
+        acknowledged_by=row["acknowledged_by"],
+        note=row["note"],
     )

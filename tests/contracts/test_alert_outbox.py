@@ -11,7 +11,16 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import StatementError
 
-from meterhouse.streams.alerts import MAX_ERROR_TEXT, Alert, AlertOutbox, MemoryOutbox, OutboxEntry, OutboxUnavailable
+from meterhouse.streams.alert import Alert, resolution_of
+from meterhouse.streams.alerts import (
+    MAX_ERROR_TEXT,
+    AlertFilter,
+    AlertOutbox,
+    AlertPlace,
+    MemoryOutbox,
+    OutboxEntry,
+    OutboxUnavailable,
+)
 from meterhouse.warehouse.alert_outbox import SqlAlertOutbox
 from meterhouse.warehouse.database import open_database, sqlite_url, writing
 from tests.services.databases import with_driver
@@ -116,8 +125,75 @@ def test_an_id_that_is_not_there_is_a_key_error(outbox: AlertOutbox) -> None:
 def test_the_list_is_half_open_newest_first_and_bounded(outbox: AlertOutbox) -> None:
     outbox.add([alert("a", 10), alert("b", 20), alert("c", 20), alert("d", 30)])
     assert ids(outbox.list()) == ["d", "c", "b", "a"]
-    assert ids(outbox.list(from_us=10, to_us=30)) == ["c", "b", "a"]
-    assert ids(outbox.list(from_us=20, limit=2)) == ["d", "c"]
+    assert ids(outbox.list(AlertFilter(from_us=10, to_us=30))) == ["c", "b", "a"]
+    assert ids(outbox.list(AlertFilter(from_us=20), limit=2)) == ["d", "c"]
+
+
+def test_pages_follow_each_other_without_gap_or_repeat(outbox: AlertOutbox) -> None:
+    outbox.add([alert(name, created_us) for name, created_us in (("a", 10), ("B", 20), ("b", 20), ("ä", 20))])
+    seen: list[str] = []
+    after: AlertPlace | None = None
+    while page := outbox.list(after=after, limit=1):
+        seen += ids(page)
+        after = AlertPlace.from_token(page[-1].place.token)
+    assert seen == ["ä", "b", "B", "a"]
+
+
+@pytest.mark.parametrize("token", ["", "page two", "12", "12.", ".a", "x.a"])
+def test_a_token_that_no_page_gave_is_refused(token: str) -> None:
+    with pytest.raises(ValueError, match="`next` of the page before"):
+        AlertPlace.from_token(token)
+
+
+def test_an_alert_is_got_by_its_id(outbox: AlertOutbox) -> None:
+    outbox.add([alert(), alert("b")])
+    assert outbox.get("a") == OutboxEntry(alert=alert(), next_attempt_us=100)
+    with pytest.raises(KeyError):
+        outbox.get("nobody")
+
+
+def test_open_is_what_nothing_resolves_and_whose_window_is_not_over(outbox: AlertOutbox) -> None:
+    news = alert("gone", 20)
+    lasting = alert("lasting", 40, kind="unpriced", subject="atlas/x", window_start_us=None, window_end_us=None)
+    outbox.add([news, alert("over", 10, window_end_us=500), alert("here", 30), lasting])
+    outbox.add([resolution_of(news, 60, "the limit was raised")])
+    assert ids(outbox.open(499, 10)) == ["lasting", "here", "over"]
+    assert ids(outbox.open(500, 10)) == ["lasting", "here"]
+    assert ids(outbox.open(500, 1)) == ["lasting"]
+    assert ids(outbox.open(500, 10, "threshold")) == ["here"]
+    assert outbox.get("gone").resolved_us == 60
+    assert [entry.resolved_us for entry in outbox.due(1_000, 10) if entry.alert.id == "gone"] == [60]
+
+
+def test_an_acknowledged_alert_says_by_whom_and_stays_open(outbox: AlertOutbox) -> None:
+    outbox.add([alert()])
+    said = outbox.acknowledge("a", "ann", "asking acme", 300)
+    assert said == OutboxEntry(
+        alert=alert(), next_attempt_us=100, acknowledged_us=300, acknowledged_by="ann", note="asking acme"
+    )
+    assert list(outbox.open(400, 10)) == [outbox.get("a")] == [said]
+    again = outbox.acknowledge("a", "bob", None, 400)
+    assert (again.acknowledged_us, again.acknowledged_by, again.note) == (400, "bob", None)
+    with pytest.raises(KeyError):
+        outbox.acknowledge("nobody", "ann", None, 300)
+
+
+def test_the_list_is_filtered_by_kind_subject_and_status(outbox: AlertOutbox) -> None:
+    resolved, seen = alert("resolved", 10), alert("seen", 20)
+    model = alert("model", 30, kind="unpriced", subject="atlas/x", window_start_us=None, window_end_us=None)
+    back = resolution_of(resolved, 50, "the limit was raised")
+    outbox.add([resolved, seen, model, back, alert("over", 40, window_end_us=60)])
+    outbox.acknowledge("seen", "ann", None, 55)
+
+    def listed(**wanted: Any) -> list[str]:
+        return ids(outbox.list(AlertFilter(at_us=100, **wanted)))
+
+    assert listed(kind="unpriced") == ["model"]
+    assert listed(subject="acme-month") == [back.id, "over", "seen", "resolved"]
+    assert listed(status="open") == ["model", "seen"]
+    assert listed(status="acknowledged") == ["seen"]
+    assert listed(status="resolved") == ["over", "resolved"]
+    assert listed(status="open", subject="acme-month", to_us=20) == []
 
 
 def test_threads_that_raise_the_same_alerts_store_each_once(outbox: AlertOutbox) -> None:

@@ -33,13 +33,18 @@ def test_one_alert_is_raised_per_budget_window_and_threshold(recent: Books) -> N
         for (start, _), spent in books.budget_spend(recent.control, recent.charges, budget).items()
         for percent in books.crossed(budget, spent)
     )
-    alerts = recent.house.listing("alerts", span=())
+    alerts = thresholds(recent.house)
     assert Counter(map(crossing, alerts)) == expected
     assert len({alert["id"] for alert in alerts}) == len(alerts)
     # The same trace again, at another time: repeats cost nothing, so they cross nothing.
     recent.house.run("replay", str(recent.trace.path), "--format", "azure-llm")
     recent.house.run("work", "--until-idle")
-    assert recent.house.listing("alerts", span=()) == alerts
+    assert thresholds(recent.house) == alerts
+
+
+def thresholds(house: House) -> list[dict[str, Any]]:
+    """Without forecasts, which depend on the hour of the day."""
+    return [alert for alert in house.listing("alerts", span=()) if alert["kind"] == "threshold"]
 
 
 def crossing(alert: dict[str, Any]) -> tuple[str, int, Fraction]:

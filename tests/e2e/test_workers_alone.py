@@ -26,9 +26,9 @@ def fed(home: Path) -> House:
 
 
 def alerts(house: House) -> list[tuple[str, str, str]]:
-    """What was said of which alert; when is another matter."""
+    """What was said of which threshold; when is another matter."""
     listed = house.listing("alerts", "--limit", "1000", span=())
-    return sorted((line["id"], line["spent"], line["state"]) for line in listed)
+    return sorted((line["id"], line["spent"], line["state"]) for line in listed if line["kind"] == "threshold")
 
 
 def test_the_three_workers_one_after_another_do_what_work_does(tmp_path: Path) -> None:

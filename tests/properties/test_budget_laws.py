@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from meterhouse.ingest.event import Lateness
 from meterhouse.streams.alert import Alert, alert_id
 from meterhouse.streams.alerts import MemoryOutbox
-from meterhouse.streams.budget import BudgetTable, BudgetTotal, BudgetTotals, forecast, state_of
+from meterhouse.streams.budget import BudgetTable, BudgetTotal, BudgetTotals, state_of
 from meterhouse.streams.budget_alerts import LOOK_EVERY_US
 from meterhouse.streams.budget_book import BudgetBook
 from meterhouse.streams.control import Budget, Scope, Snapshot, WindowSpec
@@ -66,7 +66,7 @@ def test_a_table_forgets_order_and_repeats(totals: list[BudgetTotal], random: Ra
     assert not any(other.apply(total) for total in totals)
 
 
-# -- state and forecast -----------------------------------------------------------------------------------------------
+# -- state ---------------------------------------------------------------------------------------------------------
 
 
 @given(
@@ -81,11 +81,6 @@ def test_a_threshold_is_reached_exactly_when_its_share_of_the_limit_is_spent(
     assert set(state.crossed) == {t for t in thresholds if Fraction(spent) >= Fraction(limit) * Fraction(t) / 100}
     assert (state.state == "exceeded") == (spent >= limit)
     assert state.state != "ok" or not state.crossed
-
-
-@given(spent=st.integers(0, 10**30), more=st.integers(0, 10**6), now_us=st.integers(*WINDOW))
-def test_a_forecast_is_never_below_what_was_spent_and_grows_with_it(spent: int, more: int, now_us: int) -> None:
-    assert spent <= forecast(spent, WINDOW, now_us) <= forecast(spent + more, WINDOW, now_us)
 
 
 # -- meters, workers, edits, in any order -----------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 
 from meterhouse.ingest.event import Lateness
 from meterhouse.streams.alert import Alert, alert_id
-from meterhouse.streams.budget import BudgetTable, BudgetTotal, alerts_of, forecast, state_from_totals, state_of
+from meterhouse.streams.budget import BudgetTable, BudgetTotal, alerts_of, state_from_totals, state_of
 from meterhouse.streams.budget_totals import LayoutMark, read_total
 from meterhouse.streams.control import Scope
 from meterhouse.streams.gate_wire import read_state_key
@@ -215,14 +215,3 @@ def test_a_state_is_one_json_value() -> None:
 def test_a_budget_without_a_limit_is_refused() -> None:
     with pytest.raises(ValueError, match="set limit or limit_tokens"):
         state_of(budget(limit_pico=None), NOVEMBER, 0, 0)
-
-
-@pytest.mark.parametrize(
-    ("now_us", "expected"), [(-1, 7), (0, 7), (1, 700), (50, 14), (30, 23), (99, 7), (100, 7), (1000, 7)]
-)
-def test_a_forecast_goes_on_as_it_went(now_us: int, expected: int) -> None:
-    assert forecast(7, (0, 100), now_us) == expected
-
-
-def test_a_forecast_rounds_half_to_even() -> None:
-    assert [forecast(spent, (0, 5), 2) for spent in (1, 3, 5)] == [2, 8, 12]

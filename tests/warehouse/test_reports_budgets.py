@@ -87,6 +87,7 @@ def test_each_budget_has_its_window_at_a_moment(lake: Lake, charges: list[dict[s
             "thresholds_crossed": ["50"],
             "on_exceeded": "block",
             "forecast": to_text(spent * 2),
+            "exceeds_on": "2026-11-02",
         },
         {
             "id": "group-tokens",
@@ -106,6 +107,7 @@ def test_each_budget_has_its_window_at_a_moment(lake: Lake, charges: list[dict[s
             "thresholds_crossed": ["80"],
             "on_exceeded": "notify",
             "forecast": report["budgets"][1]["forecast"],
+            "exceeds_on": None,  # it is exceeded
         },
     ]
     assert int(report["budgets"][1]["forecast"]) > tokens

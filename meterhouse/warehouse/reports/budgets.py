@@ -9,12 +9,14 @@ from typing import Final
 import duckdb
 
 from meterhouse.ingest.event import TOKEN_KINDS
-from meterhouse.streams.budget import BudgetState, forecast, state_of
+from meterhouse.streams.budget import BudgetState, Window, state_of
 from meterhouse.streams.control import Budget, Snapshot
+from meterhouse.streams.forecast import Forecast, days_between, forecast
 from meterhouse.streams.money import to_pico
 from meterhouse.streams.windows import window_of, windows_between
 from meterhouse.warehouse.lake import Lake
 from meterhouse.warehouse.reports.as_of import AsOf, Freshness, as_of
+from meterhouse.warehouse.reports.budget_days import BudgetDays, Spend, budget_days
 from meterhouse.warehouse.reports.errors import ReportError
 from meterhouse.warehouse.reports.groups import check_range, in_scope
 from meterhouse.warehouse.reports.query import COST, TOKENS, Condition, Query, facts, pieces
@@ -31,7 +33,7 @@ class BudgetLine:
 
     budget: Budget
     state: BudgetState
-    forecast: int  # spend at the window's end if it goes on as it went
+    forecast: Forecast  # at the window's end, in the unit of the limit
 
     @property
     def remaining(self) -> int:
@@ -65,25 +67,42 @@ def budgets(
     if len(wanted) > MAX_WINDOWS:
         raise ReportError(f"more than {MAX_WINDOWS:,} windows of budgets lie in this range: take a shorter one")
     with lake.read() as cursor:
-        lines = tuple(_line(cursor, snapshot, budget, window, at_us) for budget, window in wanted)
+        running = any(start_us < at_us < end_us for _, (start_us, end_us) in wanted)
+        days = budget_days(cursor, snapshot, at_us) if running else {}
+        spends = [_spent(cursor, snapshot, budget, window, days.get(budget.id)) for budget, window in wanted]
         figures_as_of = as_of(lake, cursor, freshness)
+    lines = tuple(
+        BudgetLine(budget, state, forecast_of(state, budget, days.get(budget.id), at_us))
+        for (budget, window), spent in zip(wanted, spends, strict=True)
+        for state in (state_of(budget, window, *spent),)
+    )
     return Budgets(snapshot.currency, at_us, lines, figures_as_of)
 
 
-def spend_query(snapshot: Snapshot, budget: Budget, window: tuple[int, int]) -> Query:
+def forecast_of(state: BudgetState, budget: Budget, days: BudgetDays | None, at_us: int) -> Forecast:
+    """Of the window that the state is of, by the budget's days up to now."""
+    window = state.window_start_us, state.window_end_us
+    if days is None or days.window != window:
+        return Forecast(state.spent, None)
+    return forecast(state.spent, state.limit, days_between(budget.window.time_zone, *window), at_us, days.history)
+
+
+def spend_query(snapshot: Snapshot, budget: Budget, window: Window) -> Query:
     """One row: cost (DECIMAL) and tokens of all kinds, of the budget's billed requests in the window."""
     source = facts(pieces(*window), {}, (*TOKENS, COST), _BILLED & in_scope(budget.scope, snapshot))
     tokens = " + ".join(f"coalesce(sum({kind.tokens}), 0)" for kind in TOKEN_KINDS)
     return Query(f"SELECT coalesce(sum(cost), 0)::DECIMAL(38,12), {tokens} FROM (\n{source.sql}\n)", source.params)
 
 
-def _windows(budget: Budget, at_us: int, between_us: tuple[int, int] | None) -> Sequence[tuple[int, int]]:
+def _windows(budget: Budget, at_us: int, between_us: tuple[int, int] | None) -> Sequence[Window]:
     return [window_of(budget.window, at_us)] if between_us is None else windows_between(budget.window, *between_us)
 
 
-def _line(
-    cursor: duckdb.DuckDBPyConnection, snapshot: Snapshot, budget: Budget, window: tuple[int, int], at_us: int
-) -> BudgetLine:
+def _spent(
+    cursor: duckdb.DuckDBPyConnection, snapshot: Snapshot, budget: Budget, window: Window, days: BudgetDays | None
+) -> Spend:
+    """All budgets' current windows are read together; the others one by one, each from the coarsest roll-ups."""
+    if days is not None and days.window == window and days.spent is not None:
+        return days.spent
     [(cost, tokens)] = spend_query(snapshot, budget, window).rows(cursor)
-    state = state_of(budget, window, to_pico(cost), int(tokens))
-    return BudgetLine(budget, state, forecast(state.spent, window, at_us))
+    return to_pico(cost), int(tokens)

@@ -187,7 +187,8 @@ def _budget(line: BudgetLine, currency: str) -> Json:
         "state": state.state,
         "thresholds_crossed": [f"{threshold.normalize():f}" for threshold in state.crossed],
         "on_exceeded": state.on_exceeded,
-        "forecast": _amount(state, line.forecast),
+        "forecast": _amount(state, line.forecast.amount),
+        "exceeds_on": None if line.forecast.exceeds_on is None else line.forecast.exceeds_on.isoformat(),
     }
 
 
