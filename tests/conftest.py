@@ -10,6 +10,7 @@ pytest_plugins = [
     "tests.services.s3",
     "tests.services.lakes",
     "tests.services.databases",
+    "tests.services.receiver",
 ]
 
 

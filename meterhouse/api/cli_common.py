@@ -23,7 +23,7 @@ from meterhouse.api.figures import Span
 from meterhouse.api.metrics_server import MetricsError
 from meterhouse.api.settings import Settings
 from meterhouse.ingest.log import LogError
-from meterhouse.streams.alerts import OutboxUnavailable
+from meterhouse.streams.alerts import ChannelMissing, OutboxUnavailable
 from meterhouse.streams.budget_desk import BudgetWorkerStopped
 from meterhouse.streams.ledger import LedgerUnavailable
 from meterhouse.streams.meter import MeterStopped
@@ -37,7 +37,7 @@ WRONG_USE: Final = 2
 
 _FAILURES: Final = (
     LogError, LakeError, LedgerUnavailable, MeterStopped, BudgetWorkerStopped, OutboxUnavailable, ControlConflict,
-    ControlUnavailable, DatabaseTooNew, BooksError, MetricsError,
+    ControlUnavailable, DatabaseTooNew, BooksError, MetricsError, ChannelMissing,
 )  # fmt: skip
 
 FILE_WIDTH: Final = 160

@@ -74,9 +74,11 @@ class Metrics:
         self._totals = Counter("meterhouse_budget_totals_read", "Budget totals read", registry=here)
         self._states = Counter("meterhouse_budget_states_said", "Budget states published", registry=here)
         self._raised = Counter("meterhouse_alerts_raised", "Alerts raised", registry=here)
-        self._alerts = Counter("meterhouse_alert_deliveries", "Tries to deliver an alert", ("outcome",), registry=here)
+        self._alerts = Counter(
+            "meterhouse_alert_deliveries", "Tries to deliver an alert", ("channel", "outcome"), registry=here
+        )
         self._alert_s = Histogram(
-            "meterhouse_alert_delay_seconds", "From raised to delivered", buckets=_SECONDS, registry=here
+            "meterhouse_alert_delay_seconds", "From raised to delivered", ("channel",), buckets=_SECONDS, registry=here
         )
 
     # -- the meter -------------------------------------------------------------------------------------------------
@@ -114,10 +116,10 @@ class Metrics:
         self._states.inc(states)
         self._raised.inc(alerts)
 
-    def tried(self, outcome: Delivered, seconds: float) -> None:
-        self._alerts.labels(outcome).inc()
+    def tried(self, channel: str, outcome: Delivered, seconds: float) -> None:
+        self._alerts.labels(channel, outcome).inc()
         if outcome == "delivered":
-            self._alert_s.observe(seconds)
+            self._alert_s.labels(channel).observe(seconds)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered. `route` is the route's pattern: paths are without number."""

@@ -61,13 +61,17 @@ class Settings(BaseSettings):
     commit_events: int = Field(200_000, ge=1, le=2_000_000)
     poll_records: int = Field(20_000, ge=1, le=200_000)
     maintain_every_s: float = Field(60.0, gt=0, description="merging of small files, expiry of old snapshots")
-    webhook_url: str | None = Field(None, description="where alerts are posted; unset: a line in the log")
+    webhook_url: str | None = Field(None, description="where alerts are posted; no channel set: a line in the log")
     webhook_secret: SecretStr | None = Field(None, description="signs the webhook's body (HMAC-SHA256)")
     lookout_every_s: float = Field(
         30.0, ge=1, le=3_600, description="how often to look for forecasts that exceed, missing prices, meters behind"
     )
     meter_stuck_s: float = Field(60.0, ge=1, description="a partition that does not move on for so long is news")
     meter_behind_s: float = Field(300.0, ge=1, description="so is one whose oldest unmetered record is so old")
+    alertmanager_url: str | None = Field(None, description="http(s):// of an Alertmanager that alerts are posted to")
+    apprise_urls: SecretStr | None = Field(
+        None, description="addresses of services that Apprise reaches, blanks between them; alerts go to each"
+    )
     host: str = Field("127.0.0.1", description="address that serve binds; loopback only until there is authentication")
     port: int = Field(8080, ge=0, le=65_535)
     max_body_bytes: int = Field(4 * 2**20, gt=0, description="largest HTTP body: about 10,000 events")
@@ -109,6 +113,15 @@ class Settings(BaseSettings):
             ):
                 raise ValueError("write http://host:port or https://host, without user, password or path")
         return endpoint
+
+    @field_validator("alertmanager_url")
+    @classmethod
+    def _is_web_address(cls, url: str | None) -> str | None:
+        if url is not None:
+            parts = urlsplit(url)
+            if parts.scheme not in {"http", "https"} or not parts.netloc or "@" in parts.netloc or parts.query:
+                raise ValueError("write http://host:port, or https://host with its prefix, without user or password")
+        return url
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

@@ -32,11 +32,13 @@ from meterhouse.warehouse.lake import Lake, LakeConfig
 from meterhouse.warehouse.lake_ledger import LakeLedger
 from meterhouse.warehouse.lake_store import S3Place
 from meterhouse.warehouse.reject_resolutions import RejectResolutions
+from meterhouse.warehouse.silences import SqlSilences
 
 if TYPE_CHECKING:
     from meterhouse.api.metrics import Metrics
     from meterhouse.ingest.kafka_log import KafkaLog
     from meterhouse.streams.alert_sender import AlertSender
+    from meterhouse.streams.channels import Channel
     from meterhouse.warehouse.lookout import Lookout
 
 _log = structlog.get_logger("meterhouse")
@@ -98,6 +100,10 @@ class House:
     @cached_property
     def outbox(self) -> SqlAlertOutbox:
         return SqlAlertOutbox(self._database)
+
+    @cached_property
+    def silences(self) -> SqlSilences:
+        return SqlSilences(self._database)
 
     @cached_property
     def resolutions(self) -> RejectResolutions:
@@ -173,13 +179,13 @@ class House:
         )
 
     def alert_sender(self) -> AlertSender:
+        """The sender of this home's alerts, which the house closes. Raises ChannelMissing."""
         # Here, since an HTTP client's import is felt at every report.
-        from meterhouse.streams.alert_sender import AlertSender, Webhook
+        from meterhouse.streams.alert_sender import AlertSender
 
-        settings = self.settings
-        secret = settings.webhook_secret.get_secret_value().encode() if settings.webhook_secret else None
-        webhook = Webhook(settings.webhook_url, secret) if settings.webhook_url else None
-        return AlertSender(self.outbox, webhook, clock=now_us, watch=self.metrics)
+        sender = AlertSender(self.outbox, self.silences, _channels(self.settings), clock=now_us, watch=self.metrics)
+        self._closing.callback(sender.close)
+        return sender
 
     def lookout(self) -> Lookout:
         # Here, since reports are imported where they are asked for.
@@ -234,6 +240,24 @@ def open_kafka(settings: Settings, group: str | None) -> KafkaLog:
             options=settings.client_options(),
         ),
     )
+
+
+def _channels(settings: Settings) -> list[Channel]:
+    """Each channel that is configured; none: the log. Raises ChannelMissing."""
+    from meterhouse.streams.alertmanager import Alertmanager
+    from meterhouse.streams.channels import LogLine, Webhook
+
+    channels: list[Channel] = []
+    if settings.webhook_url:
+        secret = settings.webhook_secret.get_secret_value().encode() if settings.webhook_secret else None
+        channels.append(Webhook(settings.webhook_url, secret, clock=now_us))
+    if settings.alertmanager_url:
+        channels.append(Alertmanager(settings.alertmanager_url))
+    if settings.apprise_urls:
+        from meterhouse.streams.apprise_channel import apprise_channels
+
+        channels += apprise_channels(settings.apprise_urls.get_secret_value().split())
+    return channels or [LogLine()]
 
 
 def _lake_config(settings: Settings) -> LakeConfig:

@@ -1,7 +1,7 @@
 """Alerts: the outbox that they wait in until they are delivered (`alert_sender`).
 
-*Outbox*: alerts by id, each with the story of its delivery: *waiting*, *delivered*, or *given up* (kept, with its
-last error, for people to see).
+*Outbox*: alerts by id, each with the story of its delivery on every *channel*: *waiting*, *delivered* (each channel
+has it), *silenced* (nobody was to hear of it), or *given up* (kept, with its last error, for people to see).
 *Open*: an alert whose reason stands: no other alert resolves it, and its window, if it has one, is not over. Whoever
 *acknowledges* it says that it is being looked after; it stays open.
 """
@@ -9,20 +9,35 @@ last error, for people to see).
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple, Protocol
 
 from meterhouse.streams.alert import Alert, AlertKind
 
-__all__ = ["Alert", "AlertFilter", "AlertOutbox", "AlertPlace", "MemoryOutbox", "OutboxEntry", "OutboxUnavailable"]
-
-DeliveredBy = Literal["webhook", "logged"]
-DeliveryState = Literal["waiting", "delivered", "given_up"]
+DeliveryState = Literal["waiting", "delivered", "given_up", "silenced"]
 AlertStatus = Literal["open", "acknowledged", "resolved"]
 
 MAX_ERROR_TEXT: Final = 500
 """Characters of a delivery error that are kept: enough for a person, whatever a server answers."""
+SILENCED: Final = "silenced"
+"""Stands in `delivered_by` of an alert that no channel was given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """What became of an alert on one channel."""
+
+    attempts: int = 0  # failed ones
+    next_attempt_us: int | None = None  # None: delivered or given up
+    delivered_us: int | None = None
+    last_error: str | None = None
+
+    @property
+    def state(self) -> Literal["waiting", "delivered", "given_up"]:
+        if self.delivered_us is not None:
+            return "delivered"
+        return "given_up" if self.next_attempt_us is None else "waiting"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +45,12 @@ class OutboxEntry:
     """An alert and its delivery so far."""
 
     alert: Alert
-    attempts: int = 0  # failed ones
-    next_attempt_us: int | None  # None: delivered or given up
-    delivered_us: int | None = None
-    delivered_by: DeliveredBy | None = None
+    attempts: int = 0  # failed ones, of all channels
+    next_attempt_us: int | None  # the next of any channel; None: delivered, silenced or given up
+    delivered_us: int | None = None  # when the last channel had it, or it was silenced
+    delivered_by: str | None = None  # names of channels, or SILENCED
     last_error: str | None = None
+    channels: Mapping[str, Delivery] = field(default_factory=dict)  # of those that were tried
     resolved_us: int | None = None  # when another alert said that its reason is gone
     acknowledged_us: int | None = None
     acknowledged_by: str | None = None
@@ -50,10 +66,67 @@ class OutboxEntry:
         return self.alert.resolves is None and self.resolved_us is None and not over
 
     @property
+    def posted(self) -> bool:
+        """Has any channel got it?"""
+        somewhere = any(each.delivered_us is not None for each in self.channels.values())
+        return somewhere or (self.delivered_us is not None and self.delivered_by != SILENCED)
+
+    def is_due(self, channel: str, now_us: int) -> bool:
+        """Is it to be tried on this channel now?"""
+        if self.next_attempt_us is None:
+            return False
+        had = self.channels.get(channel)
+        return had is None or (had.next_attempt_us is not None and had.next_attempt_us <= now_us)
+
+    @property
     def state(self) -> DeliveryState:
+        if self.delivered_by == SILENCED:
+            return "silenced"
         if self.delivered_us is not None:
             return "delivered"
         return "given_up" if self.next_attempt_us is None else "waiting"
+
+
+def recorded(entry: OutboxEntry, deliveries: Mapping[str, Delivery], wanted: Sequence[str]) -> OutboxEntry:
+    """`entry` after `deliveries` by channel. It is done with when each of the `wanted` channels is, and delivered when
+    each has it. What a channel has it keeps; an entry that is delivered or silenced stays as it is."""
+    if entry.delivered_us is not None:
+        return entry
+    channels = dict(entry.channels)
+    for name, delivery in deliveries.items():
+        if name not in channels or channels[name].delivered_us is None:
+            error = delivery.last_error
+            channels[name] = replace(delivery, last_error=None if error is None else storable(error)[:MAX_ERROR_TEXT])
+    waiting = [
+        at_us
+        for at_us in (channels[n].next_attempt_us if n in channels else entry.alert.created_us for n in wanted)
+        if at_us is not None
+    ]
+    had = {name: channels[name].delivered_us for name in wanted if name in channels}
+    times = [at_us for at_us in had.values() if at_us is not None]
+    everywhere = not waiting and len(times) == len(wanted)
+    errors = [channels[name].last_error for name in deliveries if channels[name].last_error is not None]
+    return replace(
+        entry,
+        channels=channels,
+        attempts=sum(each.attempts for each in channels.values()),
+        next_attempt_us=min(waiting, default=None),
+        last_error=errors[-1] if errors else entry.last_error,
+        delivered_us=max(times, default=None) if everywhere else None,
+        delivered_by=",".join(wanted) if everywhere else None,
+    )
+
+
+def silenced(entry: OutboxEntry, now_us: int) -> OutboxEntry:
+    """`entry` after it was silenced; one that a channel has stays as it is."""
+    if entry.delivered_us is not None or entry.posted:
+        return entry
+    return replace(entry, next_attempt_us=None, delivered_us=now_us, delivered_by=SILENCED)
+
+
+def storable(text: str) -> str:
+    """Without what a database does not take as text: lone surrogates, and NUL (PostgreSQL)."""
+    return text.encode("utf-8", "replace").decode().replace("\x00", "?")
 
 
 class AlertPlace(NamedTuple):
@@ -111,6 +184,10 @@ class OutboxUnavailable(Exception):
     """Passing trouble (database locked or down): nothing was changed; trying again may help."""
 
 
+class ChannelMissing(Exception):
+    """A channel that is configured cannot be made; the message says what to do, without secrets."""
+
+
 class AlertOutbox(Protocol):
     """May be shared between threads. Every method raises OutboxUnavailable on passing trouble; an id that is not
     there raises KeyError."""
@@ -124,14 +201,12 @@ class AlertOutbox(Protocol):
         """At most `limit` waiting entries with `next_attempt_us` <= now, by (next_attempt_us, id) ascending."""
         ...
 
-    def delivered(self, alert_id: str, now_us: int, by: DeliveredBy = "webhook") -> None:
-        """Sets delivered_us, delivered_by; clears next_attempt_us. `attempts` and `last_error` stay. Once delivered,
-        it stays as first delivered."""
+    def record(self, alert_id: str, deliveries: Mapping[str, Delivery], wanted: Sequence[str]) -> None:
+        """What became of it on these channels, as `recorded` says; `wanted`: the channels that shall have it."""
         ...
 
-    def failed(self, alert_id: str, error: str, next_attempt_us: int | None) -> None:
-        """Counts an attempt, keeps its error (cut at MAX_ERROR_TEXT) and when to try again; None: given up.
-        No effect on a delivered one."""
+    def silence(self, alert_id: str, now_us: int) -> None:
+        """It is done with, and nobody hears of it. No effect on one that a channel has, or that is done with."""
         ...
 
     def get(self, alert_id: str) -> OutboxEntry:
@@ -178,22 +253,13 @@ class MemoryOutbox:
             due = [entry for at_us, _, entry in sorted(waiting, key=lambda row: row[:2]) if at_us <= now_us][:limit]
             return [self._told(entry) for entry in due]
 
-    def delivered(self, alert_id: str, now_us: int, by: DeliveredBy = "webhook") -> None:
+    def record(self, alert_id: str, deliveries: Mapping[str, Delivery], wanted: Sequence[str]) -> None:
         with self._lock:
-            entry = self._entries[alert_id]
-            if entry.delivered_us is None:
-                self._entries[alert_id] = replace(entry, delivered_us=now_us, delivered_by=by, next_attempt_us=None)
+            self._entries[alert_id] = recorded(self._entries[alert_id], deliveries, wanted)
 
-    def failed(self, alert_id: str, error: str, next_attempt_us: int | None) -> None:
+    def silence(self, alert_id: str, now_us: int) -> None:
         with self._lock:
-            entry = self._entries[alert_id]
-            if entry.delivered_us is None:
-                self._entries[alert_id] = replace(
-                    entry,
-                    attempts=entry.attempts + 1,
-                    next_attempt_us=next_attempt_us,
-                    last_error=error[:MAX_ERROR_TEXT],
-                )
+            self._entries[alert_id] = silenced(self._entries[alert_id], now_us)
 
     def get(self, alert_id: str) -> OutboxEntry:
         with self._lock:

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from meterhouse.streams.dedupe_store import Dedupe
 from meterhouse.streams.ledger import Processed
 
-Delivered = Literal["delivered", "failed", "given_up"]
+Delivered = Literal["delivered", "failed", "given_up", "silenced"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ class BudgetWatch(Protocol):
 class AlertWatch(Protocol):
     """Watches an alert sender."""
 
-    def tried(self, outcome: Delivered, seconds: float) -> None:
-        """An alert was posted or not, so many seconds after it was raised."""
+    def tried(self, channel: str, outcome: Delivered, seconds: float) -> None:
+        """An alert was posted on a channel or not, so many seconds after it was raised."""
         ...
 
 
@@ -79,7 +79,7 @@ class Unwatched:
     def judged(self, totals: int, states: int, alerts: int) -> None:
         pass
 
-    def tried(self, outcome: Delivered, seconds: float) -> None:
+    def tried(self, channel: str, outcome: Delivered, seconds: float) -> None:
         pass
 
 

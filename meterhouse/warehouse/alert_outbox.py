@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib import import_module
 from typing import Any
 
@@ -12,12 +13,14 @@ import sqlalchemy as sa
 from meterhouse.streams.alert import Alert, AlertKind
 from meterhouse.streams.alerts import (
     EVERY_ALERT,
-    MAX_ERROR_TEXT,
     AlertFilter,
     AlertPlace,
-    DeliveredBy,
+    Delivery,
     OutboxEntry,
     OutboxUnavailable,
+    recorded,
+    silenced,
+    storable,
 )
 from meterhouse.warehouse.control_tables import ALERTS
 from meterhouse.warehouse.database import TROUBLE, reading, writing
@@ -42,7 +45,7 @@ class SqlAlertOutbox:
         self._insert_new = dialect.insert(ALERTS).on_conflict_do_nothing(index_elements=["id"]).returning(ALERTS.c.id)
 
     def add(self, alerts: Sequence[Alert]) -> int:
-        with _available(), writing(self._engine) as connection:
+        with available(), writing(self._engine) as connection:
             # What is returned is what was new: PostgreSQL's driver counts no rows of such an insert.
             return sum(len(connection.execute(self._insert_new, _row(alert)).all()) for alert in alerts)
 
@@ -54,15 +57,11 @@ class SqlAlertOutbox:
         )
         return self._read(query)
 
-    def delivered(self, alert_id: str, now_us: int, by: DeliveredBy = "webhook") -> None:
-        self._update(alert_id, {"delivered_us": now_us, "delivered_by": by, "next_attempt_us": None})
+    def record(self, alert_id: str, deliveries: Mapping[str, Delivery], wanted: Sequence[str]) -> None:
+        self._change(alert_id, lambda entry: recorded(entry, deliveries, wanted))
 
-    def failed(self, alert_id: str, error: str, next_attempt_us: int | None) -> None:
-        told = _storable(error[:MAX_ERROR_TEXT])
-        self._update(
-            alert_id,
-            {"attempts": ALERTS.c.attempts + 1, "next_attempt_us": next_attempt_us, "last_error": told},
-        )
+    def silence(self, alert_id: str, now_us: int) -> None:
+        self._change(alert_id, lambda entry: silenced(entry, now_us))
 
     def get(self, alert_id: str) -> OutboxEntry:
         found = self._read(_ENTRIES.where(ALERTS.c.id == alert_id))
@@ -76,10 +75,10 @@ class SqlAlertOutbox:
     def acknowledge(self, alert_id: str, by: str, note: str | None, now_us: int) -> OutboxEntry:
         said = {
             "acknowledged_us": now_us,
-            "acknowledged_by": _storable(by),
-            "note": None if note is None else _storable(note),
+            "acknowledged_by": storable(by),
+            "note": None if note is None else storable(note),
         }
-        with _available(), writing(self._engine) as connection:
+        with available(), writing(self._engine) as connection:
             connection.execute(sa.update(ALERTS).where(ALERTS.c.id == alert_id).values(**said))
         return self.get(alert_id)
 
@@ -92,31 +91,26 @@ class SqlAlertOutbox:
         return self._read(query.order_by(ALERTS.c.created_us.desc(), ALERTS.c.id.desc()).limit(limit))
 
     def _read(self, query: sa.Select[Any]) -> Sequence[OutboxEntry]:
-        with _available(), reading(self._engine) as connection:
+        with available(), reading(self._engine) as connection:
             return tuple(map(_entry, connection.execute(query).mappings()))
 
-    def _update(self, alert_id: str, values: Mapping[str, Any]) -> None:
-        """Changes an alert that is not yet delivered; one that is stays as it is."""
-        with _available(), writing(self._engine) as connection:
-            waiting = ALERTS.c.delivered_us.is_(None)
-            update = sa.update(ALERTS).where(ALERTS.c.id == alert_id, waiting).values(**values)
-            if connection.execute(update).rowcount:
-                return
-            if connection.execute(sa.select(ALERTS.c.id).where(ALERTS.c.id == alert_id)).first() is None:
+    def _change(self, alert_id: str, change: Callable[[OutboxEntry], OutboxEntry]) -> None:
+        """Reads and rewrites how an alert's delivery stands, with nobody in between."""
+        is_it = ALERTS.c.id == alert_id
+        with available(), writing(self._engine) as connection:
+            row = connection.execute(_ENTRIES.where(is_it).with_for_update(of=ALERTS)).mappings().first()
+            if row is None:
                 raise KeyError(alert_id)
+            connection.execute(sa.update(ALERTS).where(is_it).values(**_delivery_columns(change(_entry(row)))))
 
 
 @contextmanager
-def _available() -> Iterator[None]:
+def available() -> Iterator[None]:
+    """Turns passing trouble of the database into OutboxUnavailable."""
     try:
         yield
     except TROUBLE as error:
         raise OutboxUnavailable(f"the alerts database does not answer ({error.orig})") from error
-
-
-def _storable(text: str) -> str:
-    """Without what neither database takes as text: lone surrogates, and NUL (PostgreSQL)."""
-    return text.encode("utf-8", "replace").decode().replace("\x00", "?")
 
 
 def _conditions(matching: AlertFilter) -> list[sa.ColumnElement[bool]]:
@@ -145,7 +139,7 @@ def _row(alert: Alert) -> dict[str, Any]:
         "subject": alert.subject,
         "summary": alert.summary,
         "resolves": alert.resolves,
-        "done_channels": [],
+        "channels": {},
         "budget_id": alert.budget_id,
         "window_start_us": alert.window_start_us,
         "window_end_us": alert.window_end_us,
@@ -156,6 +150,17 @@ def _row(alert: Alert) -> dict[str, Any]:
         "payload": dict(alert.payload),
         "attempts": 0,
         "next_attempt_us": alert.created_us,
+    }
+
+
+def _delivery_columns(entry: OutboxEntry) -> dict[str, Any]:
+    return {
+        "attempts": entry.attempts,
+        "next_attempt_us": entry.next_attempt_us,
+        "delivered_us": entry.delivered_us,
+        "delivered_by": entry.delivered_by,
+        "last_error": entry.last_error,
+        "channels": {name: asdict(delivery) for name, delivery in entry.channels.items()},
     }
 
 
@@ -181,6 +186,7 @@ def _entry(row: sa.RowMapping) -> OutboxEntry:
         delivered_us=row["delivered_us"],
         delivered_by=row["delivered_by"],
         last_error=row["last_error"],
+        channels={name: Delivery(**told) for name, told in row["channels"].items()},
         resolved_us=row["resolved_us"],
         acknowledged_us=row["acknowledged_us"],
         acknowledged_by=row["acknowledged_by"],

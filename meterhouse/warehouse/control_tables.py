@@ -131,7 +131,7 @@ ALERTS: Final = sa.Table(
     sa.Column("delivered_us", sa.BigInteger),
     sa.Column("delivered_by", sa.Text),
     sa.Column("last_error", sa.Text),
-    sa.Column("done_channels", sa.JSON, nullable=False),  # names of those that have it, while others do not
+    sa.Column("channels", sa.JSON, nullable=False),  # name → `Delivery`, of those that were tried
     sa.Column("acknowledged_us", sa.BigInteger),
     sa.Column("acknowledged_by", sa.Text),
     sa.Column("note", sa.Text),

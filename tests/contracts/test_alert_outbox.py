@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from sqlalchemy.exc import StatementError
 from meterhouse.streams.alert import Alert, resolution_of
 from meterhouse.streams.alerts import (
     MAX_ERROR_TEXT,
+    SILENCED,
     AlertFilter,
     AlertOutbox,
     AlertPlace,
+    Delivery,
     MemoryOutbox,
     OutboxEntry,
     OutboxUnavailable,
@@ -55,6 +58,10 @@ def alert(id_: str = "a", created_us: int = 100, **changes: Any) -> Alert:
     return Alert(**{"id": id_, "created_us": created_us, **fields, **changes})
 
 
+def failed(error: str, next_attempt_us: int | None, attempts: int = 1) -> Delivery:
+    return Delivery(attempts=attempts, next_attempt_us=next_attempt_us, last_error=error)
+
+
 def ids(entries: Any) -> list[str]:
     return [entry.alert.id for entry in entries]
 
@@ -84,15 +91,26 @@ def test_due_goes_by_time_then_id_up_to_the_limit(outbox: AlertOutbox) -> None:
     assert ids(outbox.due(150, 2)) == ["c", "B"]
 
 
+DONE = Delivery(delivered_us=120)
+
+
 def test_a_delivered_alert_is_no_longer_due_and_stays_as_first_delivered(outbox: AlertOutbox) -> None:
     outbox.add([alert()])
-    outbox.failed("a", "503", 110)
-    outbox.delivered("a", 120, "logged")
-    outbox.delivered("a", 130)
-    outbox.failed("a", "late", 140)
-    (entry,) = outbox.list()
+    outbox.record("a", {"webhook": failed("503", 110)}, ["webhook"])
+    done = replace(DONE, attempts=1, last_error="503")
+    outbox.record("a", {"webhook": done}, ["webhook"])
+    outbox.record("a", {"webhook": replace(done, delivered_us=130)}, ["webhook"])
+    outbox.record("a", {"webhook": failed("late", 140)}, ["webhook"])
+    outbox.silence("a", 150)
+    entry = outbox.get("a")
     assert entry == OutboxEntry(
-        alert=alert(), attempts=1, next_attempt_us=None, delivered_us=120, delivered_by="logged", last_error="503"
+        alert=alert(),
+        attempts=1,
+        next_attempt_us=None,
+        delivered_us=120,
+        delivered_by="webhook",
+        last_error="503",
+        channels={"webhook": done},
     )
     assert entry.state == "delivered"
     assert list(outbox.due(10**18, 5)) == []
@@ -100,7 +118,7 @@ def test_a_delivered_alert_is_no_longer_due_and_stays_as_first_delivered(outbox:
 
 def test_a_failed_alert_waits_for_its_next_attempt(outbox: AlertOutbox) -> None:
     outbox.add([alert()])
-    outbox.failed("a", "503", 500)
+    outbox.record("a", {"webhook": failed("503", 500)}, ["webhook"])
     assert list(outbox.due(499, 5)) == []
     (entry,) = outbox.due(500, 5)
     assert (entry.attempts, entry.next_attempt_us, entry.last_error, entry.state) == (1, 500, "503", "waiting")
@@ -108,18 +126,78 @@ def test_a_failed_alert_waits_for_its_next_attempt(outbox: AlertOutbox) -> None:
 
 def test_a_given_up_alert_is_kept_with_its_last_error(outbox: AlertOutbox) -> None:
     outbox.add([alert()])
-    outbox.failed("a", "503", 500)
-    outbox.failed("a", "x" * (MAX_ERROR_TEXT + 1), None)
+    outbox.record("a", {"webhook": failed("x" * (MAX_ERROR_TEXT + 1), None, attempts=2)}, ["webhook"])
     assert list(outbox.due(10**18, 5)) == []
     (entry,) = outbox.list()
     assert (entry.attempts, entry.last_error, entry.state) == (2, "x" * MAX_ERROR_TEXT, "given_up")
 
 
+def test_an_alert_waits_until_each_channel_has_it(outbox: AlertOutbox) -> None:
+    outbox.add([alert()])
+    both = ["webhook", "alertmanager"]
+    outbox.record("a", {"webhook": DONE}, both)
+    (entry,) = outbox.due(120, 5)
+    assert (entry.state, entry.posted, entry.delivered_us) == ("waiting", True, None)
+    assert [entry.is_due(name, 120) for name in both] == [False, True]
+    outbox.record("a", {"alertmanager": failed("refused", 400)}, both)
+    assert list(outbox.due(399, 5)) == []
+    outbox.record("a", {"alertmanager": Delivery(attempts=1, delivered_us=410, last_error="refused")}, both)
+    entry = outbox.get("a")
+    assert (entry.state, entry.delivered_us, entry.delivered_by) == ("delivered", 410, "webhook,alertmanager")
+    assert (entry.attempts, entry.last_error, entry.channels["webhook"]) == (1, "refused", DONE)
+
+
+def test_an_alert_that_one_channel_gave_up_is_given_up_when_the_others_have_it(outbox: AlertOutbox) -> None:
+    outbox.add([alert()])
+    outbox.record("a", {"alertmanager": failed("refused", None)}, ["webhook", "alertmanager"])
+    assert outbox.get("a").state == "waiting"
+    outbox.record("a", {"webhook": DONE}, ["webhook", "alertmanager"])
+    assert (outbox.get("a").state, outbox.get("a").last_error) == ("given_up", "refused")
+
+
+def test_a_channel_that_is_no_longer_wanted_holds_nothing_up(outbox: AlertOutbox) -> None:
+    outbox.add([alert()])
+    outbox.record("a", {"webhook": DONE, "alertmanager": failed("refused", 130)}, ["webhook", "alertmanager"])
+    outbox.record("a", {}, ["webhook"])
+    assert (outbox.get("a").state, outbox.get("a").delivered_by) == ("delivered", "webhook")
+
+
+def test_a_silenced_alert_is_done_with_and_no_channel_has_it(outbox: AlertOutbox) -> None:
+    outbox.add([alert()])
+    outbox.silence("a", 150)
+    outbox.record("a", {"webhook": DONE}, ["webhook"])
+    assert outbox.get("a") == OutboxEntry(alert=alert(), next_attempt_us=None, delivered_us=150, delivered_by=SILENCED)
+    assert (outbox.get("a").state, outbox.get("a").posted, list(outbox.due(10**18, 5))) == ("silenced", False, [])
+
+
+def test_what_a_channel_has_is_not_silenced(outbox: AlertOutbox) -> None:
+    outbox.add([alert()])
+    outbox.record("a", {"webhook": DONE}, ["webhook", "alertmanager"])
+    before = outbox.get("a")
+    outbox.silence("a", 150)
+    assert outbox.get("a") == before
+
+
 def test_an_id_that_is_not_there_is_a_key_error(outbox: AlertOutbox) -> None:
     with pytest.raises(KeyError):
-        outbox.delivered("nobody", 1)
+        outbox.record("nobody", {"webhook": DONE}, ["webhook"])
     with pytest.raises(KeyError):
-        outbox.failed("nobody", "503", None)
+        outbox.silence("nobody", 1)
+
+
+def test_channels_that_are_recorded_at_once_are_all_kept(outbox: AlertOutbox) -> None:
+    outbox.add([alert()])
+    names = [f"apprise-{number}" for number in range(8)]
+
+    def record(name: str) -> None:
+        outbox.record("a", {name: DONE}, names)
+
+    threads = [threading.Thread(target=record, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert (sorted(outbox.get("a").channels), outbox.get("a").state) == (names, "delivered")
 
 
 def test_the_list_is_half_open_newest_first_and_bounded(outbox: AlertOutbox) -> None:
@@ -133,10 +211,12 @@ def test_pages_follow_each_other_without_gap_or_repeat(outbox: AlertOutbox) -> N
     outbox.add([alert(name, created_us) for name, created_us in (("a", 10), ("B", 20), ("b", 20), ("ä", 20))])
     seen: list[str] = []
     after: AlertPlace | None = None
-    while page := outbox.list(after=after, limit=1):
-        seen += ids(page)
-        after = AlertPlace.from_token(page[-1].place.token)
+    for _ in range(4):
+        (entry,) = outbox.list(after=after, limit=1)
+        seen.append(entry.alert.id)
+        after = AlertPlace.from_token(entry.place.token)
     assert seen == ["ä", "b", "B", "a"]
+    assert list(outbox.list(after=after)) == []
 
 
 @pytest.mark.parametrize("token", ["", "page two", "12", "12.", ".a", "x.a"])
@@ -213,8 +293,8 @@ def test_threads_that_raise_the_same_alerts_store_each_once(outbox: AlertOutbox)
 def test_an_error_of_any_characters_is_kept(engine: sa.Engine) -> None:
     outbox = SqlAlertOutbox(engine)
     outbox.add([alert()])
-    outbox.failed("a", "bad \ud800 and \x00", 500)
-    assert outbox.list()[0].last_error == "bad ? and ?"
+    outbox.record("a", {"webhook": failed("bad \ud800 and \x00", 500)}, ["webhook"])
+    assert outbox.get("a").last_error == outbox.get("a").channels["webhook"].last_error == "bad ? and ?"
 
 
 def test_alerts_that_cannot_all_be_stored_are_none_of_them(engine: sa.Engine) -> None:

@@ -215,7 +215,7 @@ def test_a_server_that_restarts_is_told_and_its_return_is_enough() -> None:
             (store.snapshot, ControlUnavailable),
             (lambda: store.apply(planned("tenants: [{id: a}]"), NOW_US), ControlUnavailable),
             (lambda: outbox.due(1, 1), OutboxUnavailable),
-            (lambda: outbox.failed("a", "503", None), OutboxUnavailable),
+            (lambda: outbox.silence("a", 1), OutboxUnavailable),
             (lambda: resolutions.of([place]), ControlUnavailable),
             (lambda: resolutions.finish([place]), ControlUnavailable),
         ]

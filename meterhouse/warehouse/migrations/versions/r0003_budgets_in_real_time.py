@@ -36,7 +36,7 @@ def _widen_alerts() -> None:
         alerts.add_column(sa.Column("subject", sa.Text, nullable=False, server_default=""))
         alerts.add_column(sa.Column("summary", sa.Text, nullable=False, server_default=""))
         alerts.add_column(sa.Column("resolves", KEY))
-        alerts.add_column(sa.Column("done_channels", sa.JSON, nullable=False, server_default="[]"))
+        alerts.add_column(sa.Column("channels", sa.JSON, nullable=False, server_default="{}"))
         alerts.add_column(sa.Column("acknowledged_us", sa.BigInteger))
         alerts.add_column(sa.Column("acknowledged_by", sa.Text))
         alerts.add_column(sa.Column("note", sa.Text))
