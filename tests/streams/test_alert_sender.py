@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -19,6 +19,7 @@ from meterhouse.streams.channels import Channel, LogLine, Webhook
 from meterhouse.streams.silence_store import MemorySilences
 from meterhouse.streams.silences import Silence
 from tests.services.receiver import Receiver, own_receiver
+from tests.services.waiting import until
 
 NOW = 1_795_000_000_000_000
 SECOND = 1_000_000
@@ -428,13 +429,3 @@ def test_a_client_can_be_brought_along(desk: Desk) -> None:
     client = httpx.Client(transport=httpx.MockTransport(answer))
     desk.sender(Webhook("https://alerts.example/hook", clock=desk.clock, client=client)).run_once()
     assert [str(request.url) for request in seen] == ["https://alerts.example/hook"]
-
-
-def until(condition: Callable[[], bool], deadline_s: float = 10.0) -> None:
-    """Waits for a condition, looking every few milliseconds; fails at the deadline."""
-    tick = threading.Event()
-    for _ in range(int(deadline_s / 0.005)):
-        if condition():
-            return
-        tick.wait(0.005)
-    raise AssertionError(f"not so within {deadline_s} s")
