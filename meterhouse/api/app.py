@@ -11,10 +11,12 @@ from fastapi.responses import Response
 from starlette.middleware.base import RequestResponseEndpoint
 
 from meterhouse.api import problems, schemas
+from meterhouse.api.alert_desk import NoSuch
 from meterhouse.api.figures import Reports
-from meterhouse.api.routes import events, health, reports
+from meterhouse.api.routes import alerts, events, health, reports
 from meterhouse.api.wiring import House
 from meterhouse.ingest.log import LogError
+from meterhouse.streams.alerts import OutboxUnavailable
 from meterhouse.warehouse.control import ControlUnavailable
 from meterhouse.warehouse.lake import LakeError
 from meterhouse.warehouse.reports.errors import ReportError
@@ -36,6 +38,7 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
         openapi_tags=[
             {"name": "ingest", "description": "Events in."},
             {"name": "reports", "description": "Figures out."},
+            {"name": "alerts", "description": "News for people, and what they do about it."},
             {"name": "health", "description": "For whoever runs this."},
         ],
     )
@@ -45,7 +48,7 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
     problems.install(app)
     _count_requests(app, house)
     _install_domain_errors(app)
-    for router in (events.router, reports.router, health.router):
+    for router in (events.router, reports.router, alerts.router, health.router):
         app.include_router(router)
     _add_problem_schema(app)
     return app
@@ -75,7 +78,11 @@ def _install_domain_errors(app: FastAPI) -> None:
         problem = problems.Problem("unavailable", f"{error}. Try again.", headers={"Retry-After": "1"})
         return problems.document(problem, request.url.path)
 
-    for kind in (LogError, LakeError, ControlUnavailable):
+    @app.exception_handler(NoSuch)
+    async def _no_such(request: Request, error: NoSuch) -> Response:
+        return problems.document(problems.Problem("not-found", str(error)), request.url.path)
+
+    for kind in (LogError, LakeError, ControlUnavailable, OutboxUnavailable):
         app.exception_handler(kind)(_unavailable)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import logging
 import signal
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from meterhouse.api import tables
+from meterhouse.api.alert_desk import NoSuch
 from meterhouse.api.clock import BadTime, parse_time
 from meterhouse.api.figures import Span
 from meterhouse.api.metrics_server import MetricsError
@@ -37,7 +39,7 @@ WRONG_USE: Final = 2
 
 _FAILURES: Final = (
     LogError, LakeError, LedgerUnavailable, MeterStopped, BudgetWorkerStopped, OutboxUnavailable, ControlConflict,
-    ControlUnavailable, DatabaseTooNew, BooksError, MetricsError, ChannelMissing,
+    ControlUnavailable, DatabaseTooNew, BooksError, MetricsError, ChannelMissing, NoSuch,
 )  # fmt: skip
 
 FILE_WIDTH: Final = 160
@@ -59,6 +61,8 @@ FromOption = Annotated[
     str | None, typer.Option("--from", metavar="TIME", help="Start, included: RFC 3339, or a date (UTC).")
 ]
 ToOption = Annotated[str | None, typer.Option("--to", metavar="TIME", help="End, excluded: RFC 3339, or a date (UTC).")]
+LimitOption = Annotated[int, typer.Option(min=1, max=1_000, help="At most so many.")]
+ByOption = Annotated[str | None, typer.Option(help="Who does it. (Default: the user of this machine.)")]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print it.")]
 
 
@@ -113,6 +117,14 @@ def emit(form: Format, report: Mapping[str, Any], items: Sequence[Mapping[str, A
     elif form is Format.csv:
         sys.stdout.write(tables.to_csv(items))
     return form is not Format.table
+
+
+def user_name() -> str:
+    """Who is at the keyboard."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user may have no name
+        return "unknown"
 
 
 def progress_bar() -> Progress:

@@ -10,14 +10,17 @@ from typing import Annotated, Final
 
 import typer
 
+from meterhouse.api.alert_desk import AlertDesk
+from meterhouse.api.cli_alerts import show_alerts
 from meterhouse.api.cli_common import err, errors, out, register, settings_of, stopped_by_signals
 from meterhouse.api.cli_feed import publish_workload
-from meterhouse.api.cli_reports import show_alerts, show_budgets, show_chargeback, show_slo
+from meterhouse.api.cli_reports import show_budgets, show_chargeback, show_slo
 from meterhouse.api.cli_work import apply_file, run_workers, serve_house
 from meterhouse.api.clock import now_us
 from meterhouse.api.figures import Reports, Span
 from meterhouse.api.settings import Settings
 from meterhouse.api.wiring import House
+from meterhouse.streams.alerts import EVERY_ALERT
 
 EVENTS: Final = 40_000
 DAYS: Final = 21
@@ -45,7 +48,7 @@ def demo(
             committed = run_workers(house, stop, until_idle=True)
         took_s = time.monotonic() - began
         err.print(f"{published:,} events published, {committed:,} metered and committed, {took_s:.1f} s in all")
-        _show(Reports(house))
+        _show(house)
         out.print(
             f"\nLook closer:  meterhouse --home {settings.home} chargeback --group-by application,kind", soft_wrap=True
         )
@@ -53,7 +56,8 @@ def demo(
             serve_house(house, settings)
 
 
-def _show(reports: Reports) -> None:
+def _show(house: House) -> None:
+    reports = Reports(house)
     end_us = now_us()
     weeks = Span(end_us - DAYS * 86_400 * 1_000_000, end_us)
     show_chargeback(reports.chargeback(weeks, ("tenant", "application"), {}))
@@ -62,7 +66,7 @@ def _show(reports: Reports) -> None:
     out.print()
     show_budgets(reports.budgets(Span()))
     out.print()
-    show_alerts(reports.alerts(Span(), limit=15))
+    show_alerts(AlertDesk(house).page(EVERY_ALERT, None, 15))
 
 
 def _fresh(settings: Settings) -> Settings:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
@@ -13,9 +12,11 @@ from meterhouse.api import tables
 from meterhouse.api.cli_common import (
     FAILED,
     WRONG_USE,
+    ByOption,
     Format,
     FormatOption,
     FromOption,
+    LimitOption,
     ToOption,
     emit,
     errors,
@@ -23,8 +24,8 @@ from meterhouse.api.cli_common import (
     out,
     settings_of,
     span_of,
+    user_name,
 )
-from meterhouse.api.cli_reports import LimitOption
 from meterhouse.api.figures import Reports
 from meterhouse.api.resolving import Outcome, RejectDesk, parse_place
 from meterhouse.api.wiring import House
@@ -40,7 +41,6 @@ app = typer.Typer(invoke_without_command=True)
 ReasonOption = Annotated[list[str] | None, typer.Option(help="Only this reason; may be given again.")]
 TenantOption = Annotated[str | None, typer.Option(help="Only this tenant, as the event claims it.")]
 PlaceArgument = Annotated[str, typer.Argument(metavar="PLACE", help="partition/offset/index, as the report shows it.")]
-ByOption = Annotated[str | None, typer.Option(help="Who does it. (Default: the user of this machine.)")]
 
 
 @app.callback()
@@ -92,7 +92,7 @@ def requeue(
 ) -> None:
     """Sends kept bytes again, unchanged, where they would be taken now: after a tenant was added, say."""
     with errors(), House(settings_of(ctx)) as house:
-        desk = RejectDesk(house, by or _user())
+        desk = RejectDesk(house, by or user_name())
         lines = [desk.find(parse_place(each)) for each in place or ()]
         if place is None:
             matching = RejectFilter(reasons=tuple(reason or ()), tenant=tenant)
@@ -123,7 +123,7 @@ def repair(
     if (edits is None) == (file is None):
         fail("say what to correct: --set PATH=VALUE, or --file with the whole event", WRONG_USE)
     with errors(), House(settings_of(ctx)) as house:
-        desk = RejectDesk(house, by or _user())
+        desk = RejectDesk(house, by or user_name())
         line = desk.find(parse_place(place))
         try:
             payload = edited(line.payload, edits or ()) if file is None else _read(file)
@@ -144,7 +144,7 @@ def discard(
 ) -> None:
     """Marks rejects as not to be billed. Their bytes stay where they are."""
     with errors(), House(settings_of(ctx)) as house:
-        desk = RejectDesk(house, by or _user())
+        desk = RejectDesk(house, by or user_name())
         outcomes = desk.discard([desk.find(parse_place(each)) for each in places], note)
     _end(outcomes)
 
@@ -165,13 +165,6 @@ def _end(outcomes: Sequence[Outcome]) -> None:
 def _show(outcomes: Sequence[Outcome]) -> None:
     for each in outcomes:
         out.print(f"{each.place}: {each.told}", markup=False, soft_wrap=True)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container's user may have no name
-        return "unknown"
 
 
 def add_to(program: typer.Typer) -> None:

@@ -47,7 +47,6 @@ GroupByOption = Annotated[
         "month.",
     ),
 ]
-LimitOption = Annotated[int, typer.Option(min=1, max=1_000, help="At most so many.")]
 
 
 def chargeback(
@@ -152,38 +151,6 @@ def show_budgets(report: Json) -> None:
     _note(report)
 
 
-def alerts(
-    ctx: typer.Context,
-    from_: FromOption = None,
-    to: ToOption = None,
-    limit: LimitOption = 100,
-    form: FormatOption = Format.table,
-) -> None:
-    """Alerts, the newest first, each with the story of its delivery."""
-    span = span_of(from_, to)
-    with errors(), House(settings_of(ctx)) as house:
-        report = Reports(house).alerts(span, limit)
-    if not emit(form, report, report["alerts"]):
-        show_alerts(report)
-
-
-def show_alerts(report: Json) -> None:
-    rows = [
-        {
-            "created": tables.shown_time(line["created"]),
-            "about": line["subject"],
-            "news": line["status"] if line["status"] == "resolved" else line["kind"],
-            "reached": line["threshold"] and f"{line['threshold']} %",
-            "spent": line["spent"],
-            "limit": line["limit"],
-            "window from": line["window"] and line["window"]["start"],
-            "delivery": line["state"],
-        }
-        for line in report["alerts"]
-    ]
-    out.print(tables.table("Alerts", rows, may_go=("delivery", "limit"), console=out) if rows else "No alerts.")
-
-
 def verify(
     ctx: typer.Context, from_: FromOption = None, to: ToOption = None, form: FormatOption = Format.table
 ) -> None:
@@ -232,4 +199,4 @@ def _note(report: Json) -> None:
 
 
 def add_to(app: typer.Typer) -> None:
-    register(app, "Reports", chargeback, usage, slo, budgets, alerts, verify)
+    register(app, "Reports", chargeback, usage, slo, budgets, verify)

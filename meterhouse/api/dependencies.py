@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Depends, Query, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
 
 from meterhouse.api.clock import BadTime, parse_time
 from meterhouse.api.figures import Reports, Span
 from meterhouse.api.ingest import Ingest
 from meterhouse.api.problems import Problem
 from meterhouse.api.wiring import House
+
+MAX_FORM_BYTES: Final = 16 * 2**10
+"""A few texts of 500 characters, however they are escaped."""
+
+Form = TypeVar("Form", bound=BaseModel)
 
 
 def house(request: Request) -> House:
@@ -57,8 +65,40 @@ def filters(
     return {name: values for name, values in given.items() if values}
 
 
+async def read_body(request: Request, limit: int, what: str) -> bytes:
+    """The whole body, read no further than `limit` bytes; `what` says what to do where it has more."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise Problem("too-large", f"A body may have {limit:,} bytes. {what}")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def body_of(model: type[Form]) -> Callable[[Request], Awaitable[Form]]:
+    """A dependency: the request's JSON body as `model`, of at most MAX_FORM_BYTES."""
+
+    async def read(request: Request) -> Form:
+        body = await read_body(request, MAX_FORM_BYTES, "Shorten its texts.")
+        try:
+            return model.model_validate_json(body)
+        except ValidationError as wrong:
+            found = wrong.errors(include_url=False, include_context=False, include_input=False)
+            raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in found]) from None
+
+    return read
+
+
+def request_body(model: type[BaseModel]) -> dict[str, Any]:
+    """What OpenAPI says of a route with `body_of(model)`."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
+
+
 HouseOf = Annotated[House, Depends(house)]
 ReportsOf = Annotated[Reports, Depends(reports)]
 IngestOf = Annotated[Ingest, Depends(ingest)]
 SpanOf = Annotated[Span, Depends(span)]
+LimitOf = Annotated[int, Query(ge=1, le=1_000, description="a page has at most so many")]
 FiltersOf = Annotated[dict[str, list[str]], Depends(filters)]

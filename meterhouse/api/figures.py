@@ -9,7 +9,6 @@ from typing import Any, Final
 from meterhouse.api.clock import now_us
 from meterhouse.api.wiring import House
 from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, EventLog, whole_topic
-from meterhouse.streams.alerts import AlertFilter, OutboxEntry
 from meterhouse.streams.budget import BudgetTable, BudgetTotal
 from meterhouse.streams.budget_totals import read_total, read_total_key
 from meterhouse.streams.control import EMPTY, Snapshot
@@ -116,10 +115,6 @@ class Reports:
         window_hours = house.settings.dedupe_window_hours
         return to_json(verify(house.lake, snapshot, totals, window_hours, self.freshness()))
 
-    def alerts(self, span: Span, limit: int) -> Json:
-        entries = self._house.outbox.list(AlertFilter(from_us=span.from_us, to_us=span.to_us), limit=limit)
-        return {"alerts": [alert_json(entry) for entry in entries]}
-
     def _with_every_card(self) -> Snapshot:
         """Control data in force with the replaced rate cards too: charges may name them."""
         snapshot = self._house.control.snapshot()
@@ -189,31 +184,3 @@ def newest_totals(log: EventLog) -> list[BudgetTotal]:
             else:
                 table.hear(read_total(key or b"", value))
     return [total for which in table.windows() for total in table.totals(*which)]
-
-
-def alert_json(entry: OutboxEntry) -> Json:
-    alert = entry.alert
-    return {
-        "id": alert.id,
-        "kind": alert.kind,
-        "status": alert.status,
-        "subject": alert.subject,
-        "summary": alert.summary,
-        "resolves": alert.resolves,
-        "budget": alert.budget_id,
-        "window": _window_json(alert.window_start_us, alert.window_end_us),
-        "threshold": alert.threshold,
-        "spent": alert.spent,
-        "limit": alert.limit,
-        "created": rfc3339(alert.created_us),
-        "state": entry.state,
-        "attempts": entry.attempts,
-        "delivered": None if entry.delivered_us is None else rfc3339(entry.delivered_us),
-        "last_error": entry.last_error,
-    }
-
-
-def _window_json(start_us: int | None, end_us: int | None) -> Json | None:
-    if start_us is None or end_us is None:
-        return None
-    return {"start": rfc3339(start_us), "end": rfc3339(end_us)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from meterhouse.api.app import create_app
 from meterhouse.api.clock import now_us
@@ -22,6 +20,7 @@ from meterhouse.api.workers import Workers
 from meterhouse.ingest.log import USAGE_EVENTS, LogFull, Message
 from meterhouse.warehouse.control_file import parse
 from meterhouse.warehouse.control_plan import plan
+from tests.api.serving import served
 
 CONTROL = """
 currency: USD
@@ -66,17 +65,9 @@ def site(tmp_path: Path) -> Iterator[Site]:
     settings = Settings(home=tmp_path / "home", max_body_bytes=400_000)  # type: ignore[call-arg]
     with House(settings, writer=True) as house:
         house.control.apply(plan(parse(CONTROL), house.control.snapshot(), now_us()), now_us())
-        listening = socket.create_server(("127.0.0.1", 0))
-        port = listening.getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        with served(create_app(house, workers_alive=lambda: site.workers_alive)) as client:
             site = Site(house, client)
-            app = create_app(house, workers_alive=lambda: site.workers_alive)
-            server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
-            thread = threading.Thread(target=server.run, args=([listening],))
-            thread.start()
             yield site
-            server.should_exit = True
-        thread.join()
 
 
 def event(number: int = 1, **changes: Any) -> dict[str, Any]:
@@ -208,6 +199,9 @@ def test_a_full_log_is_a_507_and_the_event_was_not_taken(site: Site, monkeypatch
         ("/v1/rejects", {"after": "page two"}),
         ("/v1/rejects", {"reason": "dislike"}),
         ("/v1/alerts", {"limit": "many"}),
+        ("/v1/alerts", {"after": "page two"}),
+        ("/v1/alerts", {"status": "asleep"}),
+        ("/v1/alerts", {"kind": "dislike"}),
     ],
 )
 def test_a_wrong_parameter_is_a_400_that_says_what_to_do(site: Site, path: str, params: dict[str, str]) -> None:
@@ -261,7 +255,9 @@ def test_health_and_readiness(site: Site) -> None:
 def test_the_openapi_document_names_every_route_with_a_summary_and_its_problems(site: Site) -> None:
     document = site.get("/openapi.json")
     assert set(document["paths"]) == {
-        "/v1/events", "/v1/chargeback", "/v1/usage", "/v1/slo", "/v1/budgets", "/v1/alerts", "/v1/rejects",
+        "/v1/events", "/v1/chargeback", "/v1/usage", "/v1/slo", "/v1/budgets", "/v1/rejects",
+        "/v1/alerts", "/v1/alerts/{alert_id}", "/v1/alerts/{alert_id}/acknowledgement",
+        "/v1/silences", "/v1/silences/{silence_id}",
         "/healthz", "/readyz",
     }  # fmt: skip
     for path, methods in document["paths"].items():

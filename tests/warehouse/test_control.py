@@ -6,16 +6,22 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic.command import upgrade
+from alembic.config import Config
 
-from meterhouse.streams.alerts import OutboxUnavailable
+from meterhouse.streams.alert import Alert
+from meterhouse.streams.alerts import OutboxEntry, OutboxUnavailable
 from meterhouse.streams.control import EMPTY
 from meterhouse.warehouse.alert_outbox import SqlAlertOutbox
 from meterhouse.warehouse.control import ControlConflict, ControlRefused, ControlStore, ControlUnavailable
-from meterhouse.warehouse.control_tables import METADATA
+from meterhouse.warehouse.control_tables import BUDGETS, METADATA
 from meterhouse.warehouse.database import TROUBLE, DatabaseTooNew, open_database, sqlite_url, writing
 from meterhouse.warehouse.migrations import HEAD
 from meterhouse.warehouse.reject_resolutions import RejectPlace, RejectResolutions
@@ -187,6 +193,81 @@ def test_the_migrations_make_the_tables_that_the_code_uses(engine: sa.Engine) ->
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, METADATA) == []
         assert context.get_current_revision() == HEAD
+
+
+def test_alerts_and_budgets_of_an_older_schema_are_kept_and_get_what_is_new(
+    control_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr("meterhouse.warehouse.database.HEAD", "r0002")
+        older.setattr("alembic.command.upgrade", partial(_upgrade_to, "r0002"))
+        open_database(control_url).dispose()
+    made = sa.create_engine(control_url)
+    with made.begin() as connection:
+        assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar() == "r0002"
+        tables = sa.MetaData()
+        tables.reflect(connection)
+        connection.execute(sa.insert(tables.tables["budgets"]).values(OLD_BUDGET))
+        connection.execute(sa.insert(tables.tables["alerts"]), [OLD_ALERT, OLD_ALERT | OLD_WAITING])
+    made.dispose()
+
+    engine = open_database(control_url)
+    with engine.connect() as connection:
+        (budget,) = connection.execute(sa.select(BUDGETS)).mappings()
+        assert {**budget} == {
+            **OLD_BUDGET,
+            "limit_pico": 25 * 10**13,
+            "throttle_per_minute": 60,
+            "when_stale": "open",
+            "stale_after_s": 60,
+        }
+    old = Alert(
+        id="a",
+        kind="threshold",
+        subject="acme-month",
+        summary="budget acme-month has reached 80 % of its limit",
+        created_us=10,
+        budget_id="acme-month",
+        window_start_us=0,
+        window_end_us=100,
+        threshold="80",
+        spent="200.000000000000",
+        limit="250.000000000000",
+        payload={"unit": "EUR"},
+    )
+    told = {"attempts": 1, "last_error": "the receiver answered 503"}
+    outbox = SqlAlertOutbox(engine)
+    assert list(outbox.list()) == [
+        OutboxEntry(alert=replace(old, id="b", created_us=20), next_attempt_us=30, **told),
+        OutboxEntry(alert=old, next_attempt_us=None, delivered_us=15, delivered_by="webhook", **told),
+    ]
+    assert [(entry.alert.id, entry.posted) for entry in outbox.open(50, 10)] == [("b", False), ("a", True)]
+    engine.dispose()
+
+
+OLD_BUDGET: dict[str, Any] = {
+    "id": "acme-month", "place": 0, "tenant": "acme", "org_unit": None, "application": None, "model": None,
+    "every": "month", "time_zone": "Europe/Berlin", "limit_pico": str(25 * 10**13), "limit_tokens": None,
+    "thresholds": ["80"], "on_exceeded": "block",
+}  # fmt: skip
+OLD_ALERT: dict[str, Any] = {
+    "id": "a", "kind": "threshold", "budget_id": "acme-month", "window_start_us": 0, "window_end_us": 100,
+    "threshold": "80", "spent": "200.000000000000", "limit": "250.000000000000", "created_us": 10,
+    "payload": {"unit": "EUR"}, "attempts": 1, "next_attempt_us": None, "delivered_us": 15, "delivered_by": "webhook",
+    "last_error": "the receiver answered 503",
+}  # fmt: skip
+OLD_WAITING: dict[str, Any] = {
+    "id": "b",
+    "created_us": 20,
+    "next_attempt_us": 30,
+    "delivered_us": None,
+    "delivered_by": None,
+}
+
+
+def _upgrade_to(revision: str, config: Config, _: str) -> None:
+    """Alembic's `upgrade`, to a revision that is not the newest."""
+    upgrade(config, revision)
 
 
 def test_a_database_of_a_newer_version_is_left_alone(control_url: str) -> None:

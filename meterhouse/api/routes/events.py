@@ -7,7 +7,7 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from meterhouse.api.dependencies import HouseOf, IngestOf
+from meterhouse.api.dependencies import HouseOf, IngestOf, read_body
 from meterhouse.api.problems import Problem, responses
 from meterhouse.ingest import log as event_log
 
@@ -44,18 +44,6 @@ async def publish(request: Request, house: HouseOf, ingest: IngestOf) -> Respons
         raise Problem(
             "unsupported-media-type", f"Send {', '.join(MEDIA_TYPES)}; this body says {media_type or 'nothing'}."
         )
-    body = await read_body(request, house.settings.max_body_bytes)
+    body = await read_body(request, house.settings.max_body_bytes, "Send the events in several batches.")
     await run_in_threadpool(ingest.take, body)
     return Response(status_code=204)
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body, read no further than `limit` bytes."""
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise Problem("too-large", f"A body may have {limit:,} bytes. Send the events in several batches.")
-        chunks.append(chunk)
-    return b"".join(chunks)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from meterhouse.api import schemas
-from meterhouse.api.dependencies import FiltersOf, ReportsOf, SpanOf
+from meterhouse.api.dependencies import FiltersOf, LimitOf, ReportsOf, SpanOf
 from meterhouse.api.figures import names_of
 from meterhouse.api.problems import responses
 from meterhouse.ingest.batch import Reason
@@ -24,7 +24,6 @@ GroupBy = Annotated[
         examples=["tenant,model"],
     ),
 ]
-Limit = Annotated[int, Query(ge=1, le=1_000, description="a page has at most so many")]
 
 
 @router.get("/chargeback", response_model=schemas.Chargeback, response_model_exclude_unset=True, summary="Chargeback")
@@ -54,12 +53,6 @@ def budgets(reports: ReportsOf, span: SpanOf) -> dict[str, Any]:
     return reports.budgets(span)
 
 
-@router.get("/alerts", response_model=schemas.Alerts, summary="Alerts")
-def alerts(reports: ReportsOf, span: SpanOf, limit: Limit = 100) -> dict[str, Any]:
-    """The newest first, each with the story of its delivery."""
-    return reports.alerts(span, limit)
-
-
 @router.get("/rejects", response_model=schemas.Rejects, summary="Rejected events")
 def rejects(
     reports: ReportsOf,
@@ -67,7 +60,7 @@ def rejects(
     reason: Annotated[list[Reason] | None, Query(description="only these reasons")] = None,
     tenant: Annotated[str | None, Query(description="only this tenant, as the event claims it")] = None,
     after: Annotated[str | None, Query(description="`next` of the page before")] = None,
-    limit: Limit = 100,
+    limit: LimitOf = 100,
     resolved: Annotated[bool, Query(description="those too that were requeued, repaired or discarded")] = False,
 ) -> dict[str, Any]:
     """Events that were not taken, with reason and bytes; the newest arrival first. The range is of arrival."""
