@@ -21,6 +21,7 @@ from meterhouse.api.wiring import House
 from meterhouse.streams.alert import Alert, resolution_of, rfc3339
 from meterhouse.streams.alerts import OutboxUnavailable
 from tests.api.serving import served
+from tests.services.receiver import Receiver, own_receiver
 
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
@@ -215,6 +216,35 @@ def test_a_database_that_does_not_answer_is_a_503(site: Site, monkeypatch: pytes
 
     monkeypatch.setattr(site.house.outbox, "get", away)
     assert "does not answer" in problem(site.http.get("/v1/alerts/a"), 503, "unavailable")
+
+
+# -- wiring ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")  # Apprise imports it
+def test_every_channel_that_is_set_has_an_alert_and_metrics_say_so(tmp_path: Path, receiver: Receiver) -> None:
+    with own_receiver() as manager, own_receiver() as chat:
+        settings = Settings(
+            home=tmp_path,
+            webhook_url=receiver.url,
+            alertmanager_url=manager.url.removesuffix("/alerts"),
+            apprise_urls=chat.url.replace("http://", "json://"),
+        )
+        with House(settings) as house:
+            house.outbox.add([alert()])
+            house.alert_sender().run_once()
+            assert house.outbox.get("a").delivered_by == "webhook,alertmanager,apprise-1"
+            counted = {
+                (sample.labels["channel"], sample.labels["outcome"]): sample.value
+                for metric in house.metrics.registry.collect()
+                for sample in metric.samples
+                if sample.name == "meterhouse_alert_deliveries_total"
+            }
+    assert counted == {(name, "delivered"): 1.0 for name in ("webhook", "alertmanager", "apprise-1")}
+    assert receiver.ids == ["a"]
+    # Raised, and told again at once since the sender has just begun.
+    assert [body[0]["labels"]["budget"] for body in manager.bodies] == ["acme-month"] * 2
+    assert [body["title"] for body in chat.bodies] == ["budget acme-month has reached 80 % of its limit"]
 
 
 # -- the command line ------------------------------------------------------------------------------------------------

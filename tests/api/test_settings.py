@@ -117,3 +117,16 @@ def test_client_options_that_are_refused_are_named_by_key(given: str, said: str)
     refusal = refused(kafka_options=given)
     assert "METERHOUSE_KAFKA_OPTIONS: " in refusal
     assert said in refusal
+
+
+@pytest.mark.parametrize(
+    "url", ["alertmanager.example:9093", "ftp://h", "http://", f"http://u:{SECRET}@h", f"http://h/?key={SECRET}"]
+)
+def test_an_alertmanager_that_is_no_web_address_is_refused(url: str) -> None:
+    assert refused(alertmanager_url=url).startswith("METERHOUSE_ALERTMANAGER_URL: ")
+    assert Settings(alertmanager_url="https://h.example/alerts").alertmanager_url == "https://h.example/alerts"
+
+
+def test_addresses_of_apprise_are_never_shown() -> None:
+    settings = Settings(apprise_urls=f"slack://{SECRET} mailto://u:{SECRET}@h")
+    assert SECRET not in repr(settings) + str(settings) + settings.connections()
