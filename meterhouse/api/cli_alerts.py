@@ -84,10 +84,11 @@ def _filter(span: Span, status: Status | None, kind: Kind | None) -> AlertFilter
 
 
 def show_alerts(report: Json, open_ones: Json | None = None) -> None:
-    """The alerts of a page, behind those of `open_ones`. What says that another is over is in that one's row."""
+    """The alerts of a page and of `open_ones`, the open ones first. What says that one is over is in that one's row."""
     first = [] if open_ones is None else open_ones["alerts"]
     shown = {line["id"] for line in first}
     lines = [*first, *(line for line in report["alerts"] if line["standing"] and line["id"] not in shown)]
+    lines.sort(key=lambda line: line["standing"] == "resolved")
     rows = [
         {
             "status": line["standing"],
