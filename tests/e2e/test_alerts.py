@@ -43,8 +43,13 @@ def test_one_alert_is_raised_per_budget_window_and_threshold(recent: Books) -> N
 
 
 def thresholds(house: House) -> list[dict[str, Any]]:
-    """Without forecasts, which depend on the hour of the day."""
-    return [alert for alert in house.listing("alerts", span=()) if alert["kind"] == "threshold"]
+    """What was said when each was raised, the last first. Without what depends on the hour of the day: forecasts, and
+    the ends of alerts whose window ended meanwhile."""
+    listed = house.listing("alerts", span=())
+    raised = [alert for alert in listed if (alert["kind"], alert["status"]) == ("threshold", "firing")]
+    return [
+        {name: alert[name] for name in ("id", "budget", "window", "threshold", "spent", "created")} for alert in raised
+    ]
 
 
 def crossing(alert: dict[str, Any]) -> tuple[str, int, Fraction]:
