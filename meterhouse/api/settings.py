@@ -32,7 +32,7 @@ class Settings(BaseSettings):
         6.0, ge=1, le=1_800, description="a meter that is silent for so long loses its partitions to others"
     )
     kafka_instance: str | None = Field(
-        None, min_length=1, max_length=200, description="this meter's name in its group, the same after a restart"
+        None, min_length=1, max_length=200, description="this process's name in its group, the same after a restart"
     )
     kafka_options: SecretStr | None = Field(
         None, description="more options of Kafka's client, as key=value pairs, or @FILE of them: TLS, SASL"
