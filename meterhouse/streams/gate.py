@@ -114,6 +114,11 @@ class Gate:
         """Has the feed caught up once?"""
         return self._ready
 
+    @property
+    def reservations(self) -> int:
+        """How many are held."""
+        return len(self._held)
+
     def starts_over(self) -> None:
         """All records come anew: what is not among them by the time of `caught_up` is gone."""
         with self._lock:
@@ -234,19 +239,26 @@ class Gate:
             return self._admitted(accounts, (max_cost_pico, max_tokens), against, now_us)
 
     def settle(
-        self, reservation: str | None, cost_pico: int, tokens: int, position: tuple[int, int] | None = None
+        self,
+        reservation: str | None,
+        cost_pico: int | None,
+        tokens: int | None,
+        position: tuple[int, int] | None = None,
     ) -> bool:
         """The request came to so much, and its event is in the log, at `position` (partition, offset) where known.
+        None: not known, so it is taken for as much as was reserved.
 
         False: there is no such reservation (None, settled before, cancelled, or held too long), and nothing changes.
         """
-        if cost_pico < 0 or tokens < 0:
+        if (cost_pico or 0) < 0 or (tokens or 0) < 0:
             raise ValueError("a request costs nothing or more")
         now_us = self._clock()
         with self._lock:
             held = self._held.pop(reservation or "", None)
             if held is not None:
-                self._settle(held, (cost_pico, tokens), position or (None, now_us + self._margin_us))
+                pico = held.bound[0] if cost_pico is None else cost_pico
+                actual = (pico, held.bound[1] if tokens is None else tokens)
+                self._settle(held, actual, position or (None, now_us + self._margin_us))
         return held is not None
 
     def cancel(self, reservation: str | None) -> bool:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+Outcome = Literal["allow", "throttle", "refuse"]
 Reason = Literal["exceeded", "does_not_fit", "reserved", "stale", "throttled", "not_ready", "too_many"]
 """Why a request is not admitted.
 
@@ -30,7 +31,7 @@ class Quota(msgspec.Struct, frozen=True, gc=False):
 class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What becomes of a request. `reason`, `budget_id` and `window_end_us` say which budget decided, where one did."""
 
-    outcome: Literal["allow", "throttle", "refuse"]
+    outcome: Outcome
     reason: Reason | None = None
     budget_id: str | None = None
     window_end_us: int | None = None

@@ -216,6 +216,14 @@ def test_a_settled_amount_is_not_covered_by_a_spend_that_counts_something_else()
     assert house.outcomes(100) == ["allow"]
 
 
+def test_what_is_not_known_of_a_settled_request_counts_as_it_was_reserved() -> None:
+    house = House(terms("money"), terms("tokens", unit="tokens"), state(0, "money"), state(0, "tokens"))
+    house.gate.settle(house.admit(60, 70).reservation, None, 10)
+    assert (house.admit(41, 0).budget_id, house.admit(40, 90).outcome) == ("money", "allow")
+    house.gate.settle(house.admit(0, 0).reservation, 0, None)
+    assert house.gate.reservations == 1
+
+
 def test_offsets_of_one_partition_say_nothing_of_another() -> None:
     house = House(terms(), state(0))
     house.gate.settle(house.admit(60).reservation, 60, 0, (0, 9))
