@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
-from starlette.middleware.base import RequestResponseEndpoint
+from pydantic import BaseModel
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from meterhouse.api import problems, schemas
 from meterhouse.api.alert_desk import NoSuch
 from meterhouse.api.figures import Reports
-from meterhouse.api.routes import alerts, events, health, reports
+from meterhouse.api.metrics import Metrics
+from meterhouse.api.routes import admissions, alerts, budget_states, events, health, prices, reports
+from meterhouse.api.streams import Streams
 from meterhouse.api.wiring import House
 from meterhouse.ingest.log import LogError
 from meterhouse.streams.alerts import OutboxUnavailable
@@ -37,6 +40,7 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
         description=DESCRIPTION,
         openapi_tags=[
             {"name": "ingest", "description": "Events in."},
+            {"name": "admissions", "description": "What gateways ask before a request runs."},
             {"name": "reports", "description": "Figures out."},
             {"name": "alerts", "description": "News for people, and what they do about it."},
             {"name": "health", "description": "For whoever runs this."},
@@ -45,28 +49,48 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
     app.state.house = house
     app.state.reports = Reports(house)
     app.state.workers_alive = workers_alive
+    app.state.streams = Streams()
     problems.install(app)
-    _count_requests(app, house)
+    app.add_middleware(CountRequests, metrics=house.metrics)
     _install_domain_errors(app)
-    for router in (events.router, reports.router, alerts.router, health.router):
-        app.include_router(router)
-    _add_problem_schema(app)
+    for routes in (admissions, events, budget_states, prices, reports, alerts, health):
+        app.include_router(routes.router)
+    _add_schemas(app)
     return app
 
 
-def _count_requests(app: FastAPI, house: House) -> None:
-    @app.middleware("http")
-    async def _count(request: Request, call_next: RequestResponseEndpoint) -> Response:
+class CountRequests:
+    """Counts answers, by the time until they begin: a stream has no end. Plain ASGI, since Starlette's own base of
+    middleware starts a task for each request."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
         begin_s = perf_counter()
-        status = 500
-        try:
-            response = await call_next(request)
-            status = response.status_code
-        finally:
+        begun = False
+
+        def answered(status: int) -> None:
             # The pattern, not the path: paths are without number. Unknown ones have none.
-            route = getattr(request.scope.get("route"), "path", "unknown")
-            house.metrics.answered(request.method, route, status, perf_counter() - begin_s)
-        return response
+            route = getattr(scope.get("route"), "path", "unknown")
+            self._metrics.answered(scope["method"], route, status, perf_counter() - begin_s)
+
+        async def count(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                answered(message["status"])
+            await send(message)
+
+        try:
+            await self._app(scope, receive, count)
+        finally:
+            if not begun:  # it failed, and is answered further out
+                answered(500)
 
 
 def _install_domain_errors(app: FastAPI) -> None:
@@ -86,13 +110,17 @@ def _install_domain_errors(app: FastAPI) -> None:
         app.exception_handler(kind)(_unavailable)
 
 
-def _add_problem_schema(app: FastAPI) -> None:
-    """The one schema that no route returns: errors do."""
+UNRETURNED: Final[Mapping[str, type[BaseModel]]] = {"Problem": schemas.ProblemDocument, "Position": schemas.Position}
+"""Schemas that no route returns: of errors, and within bodies that routes read themselves."""
+
+
+def _add_schemas(app: FastAPI) -> None:
     made = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = made()
-        document["components"].setdefault("schemas", {})["Problem"] = schemas.ProblemDocument.model_json_schema()
+        components = document["components"].setdefault("schemas", {})
+        components |= {name: model.model_json_schema() for name, model in UNRETURNED.items()}
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -120,23 +120,20 @@ def serve(
 def serve_house(house: House, settings: Settings) -> None:
     """Serves until a signal; with the embedded log, workers that fail take the server down with them, loudly."""
     # Here, since a second of imports is felt at every other command.
-    import uvicorn
-
     from meterhouse.api.app import create_app
+    from meterhouse.api.server import Server
 
     with ExitStack() as parts:
         stop = parts.enter_context(stopped_by_signals())
         run: Callable[[], object] = stop.wait
         if settings.kafka_bootstrap is None:
             run = partial(parts.enter_context(Workers(house)).run, stop)
-        else:
-            _ = house.log  # missing topics are said now, not at the first request
+        _ = house.log, house.admissions  # missing topics are said now, not at the first request
         pool = parts.enter_context(ThreadPoolExecutor(1, thread_name_prefix="workers"))
         working = pool.submit(run)
         parts.callback(stop.set)  # before the pool waits for them
         app = create_app(house, workers_alive=lambda: not working.done())
-        config = uvicorn.Config(app, host=settings.host, port=settings.port, log_level="warning", lifespan="off")
-        server = uvicorn.Server(config)
+        server = Server(app, settings.host, settings.port)
         working.add_done_callback(lambda _: setattr(server, "should_exit", True))
         bound = listen(settings)
         port = bound.getsockname()[1]
@@ -150,9 +147,13 @@ def listen(settings: Settings) -> socket.socket:
     """The socket to serve on, so that a port that is taken is said plainly."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family)
+        bound = socket.create_server((settings.host, settings.port), family=family)
     except OSError as taken:
         fail(f"cannot bind {settings.host}:{settings.port} ({taken.strerror}): try --port 0 for any free port", FAILED)
+    # Connections inherit it; asyncio does not see that they are TCP. Without it an answer's body waits for the
+    # acknowledgement of its head, 40 ms.
+    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return bound
 
 
 def add_to(app: typer.Typer) -> None:

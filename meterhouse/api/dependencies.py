@@ -18,23 +18,28 @@ from meterhouse.api.wiring import House
 MAX_FORM_BYTES: Final = 16 * 2**10
 """A few texts of 500 characters, however they are escaped."""
 
+SCHEMA_REF: Final = "#/components/schemas/{model}"
+
 Form = TypeVar("Form", bound=BaseModel)
 
 
-def house(request: Request) -> House:
+# `async`, though they wait for nothing: others are called in a thread, which costs more than an admission.
+
+
+async def house(request: Request) -> House:
     parts = request.app.state.house
     assert isinstance(parts, House)
     return parts
 
 
-def reports(request: Request) -> Reports:
+async def reports(request: Request) -> Reports:
     shared = request.app.state.reports
     assert isinstance(shared, Reports)
     return shared
 
 
-def ingest(request: Request) -> Ingest:
-    return Ingest(house(request))
+async def ingest(request: Request) -> Ingest:
+    return Ingest(await house(request))
 
 
 def _time(text: str | None, name: str) -> int | None:
@@ -86,14 +91,18 @@ def body_of(model: type[Form]) -> Callable[[Request], Awaitable[Form]]:
             return model.model_validate_json(body)
         except ValidationError as wrong:
             found = wrong.errors(include_url=False, include_context=False, include_input=False)
+            if found[0]["type"] == "json_invalid":
+                raise Problem("malformed-body", f"{found[0]['msg']}: send one JSON object.") from None
             raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in found]) from None
 
     return read
 
 
 def request_body(model: type[BaseModel]) -> dict[str, Any]:
-    """What OpenAPI says of a route with `body_of(model)`."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
+    """What OpenAPI says of a route with `body_of(model)`. Models within it are among the document's components."""
+    schema = model.model_json_schema(ref_template=SCHEMA_REF)
+    schema.pop("$defs", None)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 HouseOf = Annotated[House, Depends(house)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter as Tally
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Final
 
@@ -16,6 +18,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from meterhouse.streams.gate_decision import Outcome, Reason
 from meterhouse.streams.ledger import Counts, Processed
 from meterhouse.streams.watch import Delivered, Lag
 
@@ -35,6 +38,7 @@ class Metrics:
         self._make_meter()
         self._make_budgets()
         here = self.registry
+        self._admissions = Counter("meterhouse_admissions", "Admissions decided", ("outcome", "reason"), registry=here)
         self._requests = Counter(
             "meterhouse_http_requests", "HTTP requests answered", ("method", "route", "status"), registry=here
         )
@@ -120,6 +124,25 @@ class Metrics:
         self._alerts.labels(channel, outcome).inc()
         if outcome == "delivered":
             self._alert_s.labels(channel).observe(seconds)
+
+    # -- the gate --------------------------------------------------------------------------------------------------
+
+    def admitted(self, outcome: Outcome, reason: Reason | None) -> None:
+        self._admissions.labels(outcome, reason or "none").inc()
+
+    def watch_gate(self, reservations: Callable[[], int], state_age_s: Callable[[], float | None]) -> None:
+        """From now on these are asked at each scrape."""
+
+        def age_s() -> float:
+            return math.nan if (age := state_age_s()) is None else age
+
+        Gauge("meterhouse_reservations", "Reservations held", registry=self.registry).set_function(reservations)
+        Gauge(
+            "meterhouse_budget_state_age_seconds", "Age of the spend that admissions are judged by",
+            registry=self.registry,
+        ).set_function(age_s)  # fmt: skip
+
+    # -- routes ----------------------------------------------------------------------------------------------------
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered. `route` is the route's pattern: paths are without number."""

@@ -13,7 +13,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-MEDIA_TYPE: Final = "application/problem+json"
+from meterhouse.streams import gate_http
+
+MEDIA_TYPE: Final = gate_http.MEDIA_TYPE
 TYPES: Final[Mapping[str, tuple[int, str]]] = {
     "malformed-event": (400, "The event is malformed"),
     "malformed-body": (400, "The body does not parse"),
@@ -22,6 +24,7 @@ TYPES: Final[Mapping[str, tuple[int, str]]] = {
     "method-not-allowed": (405, "The method is not allowed here"),
     "too-large": (413, "The body is too large"),
     "unsupported-media-type": (415, "The content type is not supported"),
+    gate_http.PROBLEM: (gate_http.STATUS, gate_http.TITLE),
     "internal-error": (500, "Something failed on our side"),
     "unavailable": (503, "Not able to do this now"),
     "log-full": (507, "The event log is full"),

@@ -35,6 +35,7 @@ from meterhouse.warehouse.reject_resolutions import RejectResolutions
 from meterhouse.warehouse.silences import SqlSilences
 
 if TYPE_CHECKING:
+    from meterhouse.api.admissions import Admissions
     from meterhouse.api.metrics import Metrics
     from meterhouse.ingest.kafka_log import KafkaLog
     from meterhouse.streams.alert_sender import AlertSender
@@ -125,6 +126,25 @@ class House:
             raise ControlUnavailable(f"the control database does not open ({trouble.orig})") from trouble
         self._closing.callback(engine.dispose)
         return engine
+
+    @cached_property
+    def admissions(self) -> Admissions:
+        """The gate of this process, which the log fills from now on. Raises LogError, ControlUnavailable."""
+        # Here, since most commands admit nothing.
+        from meterhouse.api.admissions import Admissions
+        from meterhouse.api.prices import PriceBook
+        from meterhouse.streams.gate import Gate, GateSettings
+        from meterhouse.streams.gate_feed import LogFeed
+        from meterhouse.streams.gate_hub import StateHub
+
+        log, _ = self._ungrouped_log, self.control  # opened before their readers, so closed after them
+        gate = Gate(now_us, GateSettings(gates=self.settings.gates))
+        hub = StateHub(gate)
+        prices = self._closing.enter_context(PriceBook(self._steady_snapshot))
+        self._closing.enter_context(LogFeed(log, hub))
+        made = Admissions(gate, hub, prices, self.metrics, now_us)
+        self.metrics.watch_gate(lambda: gate.reservations, made.state_age_s)
+        return made
 
     # -- workers ---------------------------------------------------------------------------------------------------
 

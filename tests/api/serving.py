@@ -8,16 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
+
+from meterhouse.api.server import Server
 
 
 @contextmanager
-def served(app: FastAPI) -> Iterator[httpx.Client]:
+def served(app: FastAPI, port: int = 0) -> Iterator[httpx.Client]:
     """A client of the application, which is served meanwhile."""
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = socket.create_server(("127.0.0.1", port))
     with httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}") as client:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+        server = Server(app)
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:

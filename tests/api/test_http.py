@@ -21,6 +21,7 @@ from meterhouse.ingest.log import USAGE_EVENTS, LogFull, Message
 from meterhouse.warehouse.control_file import parse
 from meterhouse.warehouse.control_plan import plan
 from tests.api.serving import served
+from tests.kafka.logs import await_that
 
 CONTROL = """
 currency: USD
@@ -244,9 +245,14 @@ def test_rejects_are_read_page_by_page(site: Site) -> None:
 
 def test_health_and_readiness(site: Site) -> None:
     assert site.get("/healthz")["status"] == "ok"
-    ready = site.get("/readyz")
-    assert ready["status"] == "ok"
-    assert ready["checks"]["lake_lag_records"] == 0
+    await_that(lambda: site.http.get("/readyz").json()["checks"]["gate_ready"])
+    assert site.get("/readyz") == {
+        "status": "ok",
+        "checks": {
+            "log": 0, "control_version": 1, "lake_lag_records": 0, "gate_ready": True, "budget_state_age_s": None,
+            "workers": True,
+        },
+    }  # fmt: skip
     site.workers_alive = False
     answer = site.http.get("/readyz")
     assert (answer.status_code, answer.json()["status"]) == (503, "unready")
@@ -255,7 +261,9 @@ def test_health_and_readiness(site: Site) -> None:
 def test_the_openapi_document_names_every_route_with_a_summary_and_its_problems(site: Site) -> None:
     document = site.get("/openapi.json")
     assert set(document["paths"]) == {
-        "/v1/events", "/v1/chargeback", "/v1/usage", "/v1/slo", "/v1/budgets", "/v1/rejects",
+        "/v1/admissions", "/v1/admissions/{reservation}", "/v1/admissions/{reservation}/settlement",
+        "/v1/budget-states", "/v1/prices", "/v1/events",
+        "/v1/chargeback", "/v1/usage", "/v1/slo", "/v1/budgets", "/v1/rejects",
         "/v1/alerts", "/v1/alerts/{alert_id}", "/v1/alerts/{alert_id}/acknowledgement",
         "/v1/silences", "/v1/silences/{silence_id}",
         "/healthz", "/readyz",
@@ -265,6 +273,17 @@ def test_the_openapi_document_names_every_route_with_a_summary_and_its_problems(
             assert method["summary"], path
             assert method["description"], path
     assert "Problem" in document["components"]["schemas"]
+
+
+def test_a_request_that_fails_on_our_side_is_a_500_and_is_counted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> int:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(site.house.control, "version", broken)
+    # On a connection of its own: the server closes it.
+    problem(httpx.get(f"{site.http.base_url}/readyz"), 500, "internal-error")
+    counted = 'meterhouse_http_requests_total{method="GET",route="/readyz",status="500"} 1.0'
+    assert counted in site.http.get("/metrics").text.splitlines()
 
 
 def test_metrics_are_served_beside_the_api(site: Site) -> None:

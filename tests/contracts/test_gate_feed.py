@@ -11,10 +11,14 @@ from typing import Any, Protocol
 
 import pytest
 
-from meterhouse.ingest.log import EventLog, Message, TopicSpec
+from meterhouse.api.app import create_app
+from meterhouse.api.settings import Settings
+from meterhouse.api.wiring import House
+from meterhouse.ingest.log import BUDGET_STATES, EventLog, Message, TopicSpec
 from meterhouse.streams.gate_feed import Feed, LogFeed
 from meterhouse.streams.gate_feed_http import MAX_LINE_BYTES, HttpFeed
 from meterhouse.streams.gate_wire import ALIVE, CAUGHT_UP, record_line, write_line
+from tests.api.serving import served
 from tests.contracts.event_logs import STORES, Store
 
 WITHIN_S = 60.0
@@ -167,6 +171,26 @@ class HttpSource:
         self._server.server_close()
 
 
+class ServerSource:
+    """Meterhouse's own server, over a home whose states it reads."""
+
+    def __init__(self, home: Path) -> None:
+        self._parts = ExitStack()
+        self._house = self._parts.enter_context(House(Settings(home=home)))
+        self._house.log.create_topics([TopicSpec(BUDGET_STATES, 2, compacted=True)])
+        self._url = str(self._parts.enter_context(served(create_app(self._house))).base_url)
+
+    def put(self, records: Mapping[tuple[int, bytes], bytes | None]) -> None:
+        messages = [Message(key, value, partition=partition) for (partition, key), value in records.items()]
+        self._house.log.append(BUDGET_STATES, messages)
+
+    def feed(self, heard: Heard) -> Feed:
+        return HttpFeed(self._url, heard)
+
+    def close(self) -> None:
+        self._parts.close()
+
+
 def _log(name: str) -> Callable[[Path, pytest.FixtureRequest], Source]:
     return lambda folder, request: LogSource(STORES[name](folder, request))
 
@@ -175,6 +199,7 @@ SOURCES: dict[str, Callable[[Path, pytest.FixtureRequest], Source]] = {
     "sqlite": _log("sqlite"),
     "kafka": _log("kafka, no group"),
     "http": lambda folder, request: HttpSource(),
+    "server": lambda folder, request: ServerSource(folder / "home"),
 }
 
 

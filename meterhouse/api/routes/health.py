@@ -23,17 +23,21 @@ def alive() -> dict[str, Any]:
 
 @router.get("/readyz", response_model=schemas.Health, summary="Ready", responses={503: {"model": schemas.Health}})
 def ready(request: Request, response: Response, house: HouseOf, reports: ReportsOf) -> dict[str, Any]:
-    """200 when log, control data and lake can be read and the workers run; else 503, and which one fails."""
+    """200 when log, control data and lake can be read, the gate knows its budgets and the workers run; else 503, and
+    which one fails. How old the spend is that admissions go by is said, and no failure: each budget has its policy for
+    that."""
     checks: dict[str, Any] = {}
     try:
         checks["log"] = sum(house.log.end_offsets(USAGE_EVENTS).values())
         checks["control_version"] = house.control.version()
         checks["lake_lag_records"] = reports.lag_records()
+        checks["gate_ready"] = house.admissions.gate.ready
+        checks["budget_state_age_s"] = house.admissions.state_age_s()
     except (LogError, ControlUnavailable, LakeError) as trouble:
         checks["trouble"] = str(trouble)
     workers = request.app.state.workers_alive
     checks["workers"] = workers()
-    unready = "trouble" in checks or not checks["workers"]
+    unready = "trouble" in checks or not checks["workers"] or not checks["gate_ready"]
     response.status_code = 503 if unready else 200
     return {"status": "unready" if unready else "ok", "checks": checks}
 

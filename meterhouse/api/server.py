@@ -1,0 +1,34 @@
+"""The HTTP server."""
+
+from __future__ import annotations
+
+import socket
+from typing import Final
+
+import uvicorn
+from fastapi import FastAPI
+
+from meterhouse.api.streams import Streams
+
+GRACE_S: Final = 3
+"""Requests that run when the server is to end have so long: a report takes less. A stream whose reader takes nothing is
+cut off then."""
+
+
+class Server(uvicorn.Server):
+    """Ends without waiting for streams, which would not end by themselves."""
+
+    def __init__(self, app: FastAPI, host: str = "127.0.0.1", port: int = 0) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app, host=host, port=port, log_level="warning", lifespan="off", timeout_graceful_shutdown=GRACE_S,
+                access_log=False,
+            )
+        )  # fmt: skip
+        streams = app.state.streams
+        assert isinstance(streams, Streams)
+        self._streams = streams
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._streams.end()
+        await super().shutdown(sockets)
