@@ -124,6 +124,7 @@ class AsOfMark:
     as_of_us: int
     offset: int
     control_version: int  # under which they were counted
+    layout: int = 0  # as of a total: under another one some of these events belong to other partitions
 
     def key(self) -> bytes:
         return f"{_AS_OF}{self.partition}".encode()

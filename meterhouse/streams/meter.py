@@ -257,7 +257,8 @@ class Meter:
         for partition, position in self._positions.items():
             as_of_us = position.arrived_us if unread[partition] else asked_us
             if as_of_us is not None:
-                marks.append(AsOfMark(partition, as_of_us, position.next_offset, self._snapshot.version))
+                version = self._snapshot.version
+                marks.append(AsOfMark(partition, as_of_us, position.next_offset, version, self._layout))
         self._totals_out.offer(marks)
 
     # -- partitions come and go ----------------------------------------------------------------------------------

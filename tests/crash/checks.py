@@ -16,17 +16,18 @@ from typing import Final
 import duckdb
 
 from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, EventLog, Records
+from meterhouse.streams.alerts import AlertOutbox
 from meterhouse.streams.budget import BudgetTotal
 from meterhouse.streams.control import Snapshot
 from meterhouse.warehouse.lake import Lake
 from meterhouse.warehouse.verify import verify
 from tests.crash.stream import PLAN_HEADER, Book, Stream, plain
-from tests.oracle import books
+from tests.oracle import books, budgets
 
 SHOWN: Final = 5
 """Differences that are told of one kind: the first ones say what is wrong."""
-MARK: Final = b"|layout|"
-"""What the key of a layout's mark begins with, among the totals."""
+LAYOUT: Final = b"|layout|"
+"""What the key of a layout's mark begins with, among the totals; those of all marks begin with a bar."""
 READ_RECORDS: Final = 20_000
 
 
@@ -38,13 +39,14 @@ class Scene:
     lake: Lake
     snapshot: Snapshot
     stream: Stream
+    outbox: AlertOutbox
 
 
 def differences(scene: Scene) -> list[str]:
     """All that does not hold. The log must be read to its end and nothing may work any more."""
     with scene.lake.read() as cursor:
         told = [*_against_oracle(cursor, scene.stream), *_against_log(cursor, scene)]
-        charges = _billed(cursor)
+        charges = billed(cursor)
     layouts = _layouts(scene.log)
     totals = [total for total in _totals(scene.log) if total.layout >= layouts[total.partition]]
     told += _against_totals(charges, totals, scene.stream.control)
@@ -158,21 +160,23 @@ def _against_log(cursor: duckdb.DuckDBPyConnection, scene: Scene) -> Iterator[st
 
 
 @dataclass(frozen=True)
-class _Billed:
+class Billed:
+    """A billed charge, and where its event stood."""
+
     partition: int
     offset: int
     event: books.Event
     cost_pico: int
 
 
-def _billed(cursor: duckdb.DuckDBPyConnection) -> list[_Billed]:
+def billed(cursor: duckdb.DuckDBPyConnection) -> list[Billed]:
     kinds = ", ".join(f"{kind}_tokens" for kind in books.KINDS)
     rows = cursor.execute(
         f"""SELECT partition, "offset", tenant, application, provider, model, epoch_us("time"), cost_pico, {kinds}
         FROM charges WHERE disposition = 'billed' ORDER BY partition, "offset" """
     ).fetchall()
     return [
-        _Billed(
+        Billed(
             row[0],
             row[1],
             books.Event(
@@ -188,7 +192,7 @@ def _billed(cursor: duckdb.DuckDBPyConnection) -> list[_Billed]:
 def _totals(log: EventLog) -> Iterator[BudgetTotal]:
     for run in whole(log, BUDGET_TOTALS):
         for key, value in zip(run.keys, run.values, strict=True):
-            if value is not None and not (key or b"").startswith(MARK):
+            if value is not None and not (key or b"").startswith(b"|"):
                 yield BudgetTotal.from_json(value)
 
 
@@ -198,7 +202,7 @@ def _layouts(log: EventLog) -> dict[int, int]:
         json.loads(value or b"")
         for run in whole(log, BUDGET_TOTALS)
         for key, value in zip(run.keys, run.values, strict=True)
-        if (key or b"").startswith(MARK)
+        if (key or b"").startswith(LAYOUT)
     ]
     layouts: dict[int, int] = defaultdict(int)
     for mark in marks:
@@ -206,19 +210,9 @@ def _layouts(log: EventLog) -> dict[int, int]:
     return layouts
 
 
-def _against_totals(charges: list[_Billed], totals: list[BudgetTotal], control: books.Control) -> Iterator[str]:
+def _against_totals(charges: list[Billed], totals: list[BudgetTotal], control: books.Control) -> Iterator[str]:
     """Every total that was ever said holds at its offset, and the newest of each is all that there is."""
-    by_window: dict[tuple[str, int, int], list[_Billed]] = defaultdict(list)
-    budgets = {budget["id"]: budget for budget in control.budgets}
-    windows: dict[tuple[str, str, int], tuple[int, int]] = {}
-    for charge in charges:
-        for name, budget in budgets.items():
-            if books.in_scope(control, charge.event, budget.get("scope")):
-                every, zone = budget["window"]["every"], budget["window"]["time_zone"]
-                hour = charge.event.time // 3_600_000_000 * 4 + charge.event.time % 3_600_000_000 // 900_000_000
-                if (every, zone, hour) not in windows:  # zones are whole quarters of an hour from UTC
-                    windows[every, zone, hour] = books.window_of(charge.event.time, every, zone)
-                by_window[name, windows[every, zone, hour][0], charge.partition].append(charge)
+    by_window = charges_by_window(charges, control)
     newest: dict[tuple[str, int, int], BudgetTotal] = {}
     wrong: list[str] = []
     said: dict[tuple[str, int, int], list[BudgetTotal]] = defaultdict(list)
@@ -241,11 +235,29 @@ def _against_totals(charges: list[_Billed], totals: list[BudgetTotal], control: 
         yield f"budget.totals: {len(wrong)} are wrong"
 
 
+def charges_by_window(charges: Iterable[Billed], control: books.Control) -> dict[tuple[str, int, int], list[Billed]]:
+    """(budget, window's start, partition) → charges, in the order given."""
+    by_window: dict[tuple[str, int, int], list[Billed]] = defaultdict(list)
+    known: dict[tuple[str, str, str, int], list[tuple[str, int]]] = {}
+    for charge in charges:
+        event = charge.event
+        alike = event.tenant, event.application, event.model, event.time // budgets.QUARTER_US
+        if alike not in known:
+            known[alike] = [
+                (budget["id"], budgets.window_at(event.time, budget["window"])[0])
+                for budget in control.budgets
+                if books.in_scope(control, event, budget.get("scope"))
+            ]
+        for window in known[alike]:
+            by_window[*window, charge.partition].append(charge)
+    return by_window
+
+
 def _age(total: BudgetTotal) -> tuple[int, int, int]:
     return (total.control_version, total.layout, total.offset)
 
 
-def _false_totals(totals: list[BudgetTotal], charges: list[_Billed]) -> Iterator[str]:
+def _false_totals(totals: list[BudgetTotal], charges: list[Billed]) -> Iterator[str]:
     """Those of one key that are not the sum of the charges before their offset; `charges` ascend by offset."""
     at = cost_pico = tokens = 0
     for total in sorted(totals, key=lambda t: t.offset):

@@ -25,6 +25,7 @@ from meterhouse.streams.dedupe import DedupeIndex
 from meterhouse.streams.ledger import Position, Processed
 from meterhouse.streams.meter import Meter
 from meterhouse.warehouse.lake_ledger import LakeLedger
+from tests.crash.planted_budgets import BUDGET_BUGS
 
 Die = Callable[[], NoReturn]
 Plant = Callable[[ExitStack, Die], None]
@@ -199,7 +200,9 @@ def totals_at_a_wrong_offset(stack: ExitStack, _: Die) -> None:
     def earlier(messages: Sequence[Message]) -> list[Message]:
         told = [(read_total(message.key or b"", message.value or b""), message) for message in messages]
         return [
-            replace(said, offset=max(0, said.offset - 1)).message(1) if isinstance(said, BudgetTotal) else message
+            replace(message, value=replace(said, offset=max(0, said.offset - 1)).to_json())
+            if isinstance(said, BudgetTotal)
+            else message
             for said, message in told
         ]
 
@@ -313,7 +316,7 @@ BUGS: Final[Mapping[str, Plant]] = {
         growth_without_a_fence,
         keys_left_behind_when_the_topic_grows,
     )
-}
+} | BUDGET_BUGS
 
 
 @contextmanager

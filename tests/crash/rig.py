@@ -48,7 +48,10 @@ class Rig:
     session_s: float
     cluster: Cluster | None = None
     database: Database | None = None
+    budget_worker: tuple[str, ...] = ()  # none: the meter's process judges budgets too
+    budget_workers: tuple[int, int] = (0, 0)
     drain: tuple[str, ...] = ("work", "--until-idle")
+    judge: tuple[str, ...] = ("work", "--until-idle")
     topics: tuple[str, ...] = ()  # creates the topics, or more partitions of them; none: they do not grow
     plant: str = ""  # a bug that its processes have
 
@@ -64,16 +67,18 @@ class Outcome:
 
     seed: int
     strokes: Counter[str] = field(default_factory=Counter)
-    left: Counter[int] = field(default_factory=Counter)  # exit codes of meters that went by themselves
+    left: Counter[str] = field(
+        default_factory=Counter
+    )  # exit codes of those that went by themselves, by what they were
     events: int = 0
     records: int = 0
     seconds: float = 0.0
-    resident_bytes: int = 0  # the most that a meter held
+    resident_bytes: int = 0  # the most that one of them held
     differences: list[str] = field(default_factory=list)
 
     @property
     def kills(self) -> int:
-        return sum(self.strokes[name] for name in ("kill", "kill_publisher", "kill_broker"))
+        return sum(count for name, count in self.strokes.items() if name.startswith("kill"))
 
     def __str__(self) -> str:
         told = {
@@ -88,7 +93,7 @@ class Outcome:
 def scene(rig: Rig, stream: Stream) -> Iterator[Scene]:
     """What a run left behind, opened for checks."""
     with House(rig.settings) as house:
-        yield Scene(house.log, house.lake, house.control.snapshot(), stream)
+        yield Scene(house.log, house.lake, house.control.snapshot(), stream, house.outbox)
 
 
 def run_command(nursery: Nursery, rig: Rig, arguments: Sequence[str], timeout_s: float = 60.0) -> None:

@@ -1,4 +1,4 @@
-"""A group of meters in one process, whose rebalances, deaths and pauses are steps of a script.
+"""A group of meters in one process, whose rebalances, deaths and pauses are steps of a script; and budget workers.
 
 The log is the embedded one, the lake a real one; only the group's coordinator is ours: it says who owns which
 partition, and says it late to those who are paused. A meter that dies leaves what it has not committed.
@@ -18,17 +18,22 @@ from meterhouse.ingest.sqlite_log import SqliteLog
 from meterhouse.streams.budget_worker import budget_topics
 from meterhouse.streams.ledger import Fenced
 from meterhouse.streams.meter import Meter, MeterSettings
+from meterhouse.warehouse.alert_outbox import SqlAlertOutbox
 from meterhouse.warehouse.control import ControlStore
 from meterhouse.warehouse.control_file import parse
 from meterhouse.warehouse.control_plan import plan
 from meterhouse.warehouse.database import open_database, sqlite_url
 from meterhouse.warehouse.lake import Lake, LakeConfig
 from meterhouse.warehouse.lake_ledger import LakeLedger
-from tests.crash.checks import Scene, differences, lake_book
-from tests.crash.stream import Book, Entry, Stream, control_text
+from tests.crash.budget_checks import budget_differences, last_totals, untrue_freshness
+from tests.crash.checks import Scene, billed, differences, lake_book
+from tests.crash.control_data import control_text
+from tests.crash.desks import Desks, Died
+from tests.crash.stream import Book, Entry, Stream
 from tests.oracle import books
 
 PARTITIONS: Final = 3
+BUDGET_PARTITIONS: Final = 3
 GROWTHS: Final = 2
 IDLE_STEPS: Final = 500
 """Turns within which a stream of these tests is read to its end, many times over."""
@@ -37,10 +42,6 @@ IDLE_STEPS: Final = 500
 def appended(log: SqliteLog, topic: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
     """What a meter appends: planted bugs stand here, and publishers are not concerned."""
     return log.append(topic, messages)
-
-
-class Died(BaseException):
-    """A process that is no more: what a planted bug raises where a kill would strike it."""
 
 
 class _Consumer:
@@ -103,7 +104,7 @@ class Member:
 
 @dataclass
 class Stage:
-    """A lake, a log, a stream and meters; `play` runs a script of chance, `end` reads everything."""
+    """A lake, a log, a stream, meters and budget workers; `play` runs a script of chance, `end` reads everything."""
 
     folder: Path
     seed: int
@@ -125,10 +126,12 @@ class Stage:
         self.log = SqliteLog(self.folder / "log.sqlite", clock=lambda: self.now_us, max_bytes=2**30)
         self._closing.callback(self.log.close)
         self.log.create_topics(
-            [TopicSpec(USAGE_EVENTS, PARTITIONS), TopicSpec(USAGE_REJECTED, 1), *budget_topics(partitions=1)]
+            [TopicSpec(USAGE_EVENTS, PARTITIONS), TopicSpec(USAGE_REJECTED, 1), *budget_topics(BUDGET_PARTITIONS)]
         )
         config = LakeConfig(self.folder / "lake.sqlite", self.folder / "data")
         self.lake = self._closing.enter_context(Lake.open(config))
+        self.desks = Desks(self.log, SqlAlertOutbox(engine), self.control.snapshot, seed=self.seed)
+        self.desks.now_us = self.now_us
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -160,7 +163,9 @@ class Stage:
             ledger=LakeLedger(self.lake),
             snapshots=self.control.snapshot,
             clock=lambda: self.now_us,
-            settings=MeterSettings(poll_records=9, poll_timeout_s=0, commit_events=70, control_every_s=3_600),
+            settings=MeterSettings(
+                poll_records=9, poll_timeout_s=0, commit_events=70, control_every_s=3_600, lag_every_s=0
+            ),
         )
         assert log.newest is not None
         self.members.append(Member(meter, log.newest))
@@ -202,6 +207,7 @@ class Stage:
 
     def play(self, turns: int) -> None:
         for _ in range(turns):
+            self.desks.play()
             draw = self.rng.random()
             awake = [member for member in self.members if not member.is_paused]
             asleep = [member for member in self.members if member.is_paused]
@@ -238,6 +244,7 @@ class Stage:
         """Lets the meters read to the end, and says what does not hold."""
         for member in [each for each in self.members if each.is_paused]:
             self.wake(member)
+        self._pause_a_worker()
         for _ in range(IDLE_STEPS):
             if not self.members:
                 self.join()
@@ -249,8 +256,26 @@ class Stage:
                 self._attempt(member, member.meter.finish)
             if self.log.end_offsets(USAGE_EVENTS) == ends:  # a commit may have forwarded events
                 break
-        scene = Scene(self.log, self.lake, self.control.snapshot(), self.stream)
-        return differences(scene)
+        restless = self.desks.settle()
+        scene = Scene(self.log, self.lake, self.control.snapshot(), self.stream, self.desks.outbox)
+        with self.lake.read() as cursor:
+            charges = billed(cursor)
+        return [
+            *differences(scene),
+            *restless,
+            *budget_differences(scene, self.desks.now_us),
+            *last_totals(self.log),
+            *untrue_freshness(self.desks.said, charges, self.stream.control),
+        ]
+
+    def _pause_a_worker(self) -> None:
+        """In the middle of saying what will not be true any more when it wakes."""
+        self.publish(30)
+        for member in list(self.members):
+            self._step(member)
+            self._attempt(member, member.meter.finish)
+        self.desks.pause_one_that_speaks()
+        self.publish(30)
 
     def _step(self, member: Member) -> bool:
         return bool(self._attempt(member, member.meter.step))

@@ -17,12 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
+from tests.crash.control_data import DAY_US, MINUTE_US
+from tests.oracle import books, budgets
 
-from tests.oracle import books
-
-MINUTE_US: Final = 60_000_000
-DAY_US: Final = 1_440 * MINUTE_US
 SPAN_MINUTES: Final = 85
 """Events lie in the 85 minutes before the stream is made; nothing of it is ahead of its arrival."""
 SOURCES: Final = ("/gateway/1", "/gateway/2", "/gateway/3")
@@ -95,51 +92,6 @@ def read_plan(path: Path) -> list[Entry]:
     return [Entry.from_line(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-# -- control data ------------------------------------------------------------------------------------------------------
-
-
-def control_text(now_us: int) -> str:
-    """A control file for events of the last 85 minutes: prices that change among them, one model not yet priced."""
-    long_ago, middle = now_us - 300 * DAY_US, now_us - 41 * MINUTE_US - 250_001
-
-    def price(provider: str, model: str, since_us: int, rate: str, tenant: str | None = None) -> dict[str, Any]:
-        whole = {kind: f"{int(rate) * (number + 1)}.00000{number}" for number, kind in enumerate(books.KINDS)}
-        return {
-            "provider": provider, "model": model, "tenant": tenant, "valid_from": books.rfc3339(since_us),
-            "per_million": whole, "approved_by": "finance@example.com",
-        }  # fmt: skip
-
-    def budget(name: str, scope: dict[str, str], every: str, zone: str, **limit: object) -> dict[str, Any]:
-        window = {"every": every, "time_zone": zone}
-        return {"id": name, "scope": scope, "window": window, **limit, "thresholds": [50, 100], "on_exceeded": "notify"}
-
-    return yaml.safe_dump(
-        {
-            "currency": "USD",
-            "tenants": [
-                {"id": f"tenant-{number}", "name": f"Tenant {number}", "org": ["group", f"unit-{number % 2}"]}
-                for number in range(7)
-            ],
-            "rate_card": [
-                price("atlas", "atlas-large", long_ago, "3"),
-                price("borea", "borea-swift", long_ago, "1"),
-                price("borea", "borea-pro", middle, "5"),
-                price("atlas", "atlas-large", middle, "2"),
-                price("atlas", "atlas-large", long_ago, "4", "tenant-3"),
-            ],
-            "budgets": [
-                budget("unit-0-day", {"org_unit": "unit-0"}, "day", "Europe/Berlin", limit="5.00"),
-                budget("all-month", {"org_unit": "group"}, "month", "UTC", limit="100000.00"),
-                *(
-                    budget(f"tokens-{n}", {"tenant": f"tenant-{n}"}, "week", "Asia/Kathmandu", limit_tokens=1_000_000)
-                    for n in range(7)
-                ),
-                budget("assistant", {"application": "assistant", "model": "atlas-large"}, "day", "UTC", limit="1.00"),
-            ],
-        }
-    )
-
-
 # -- the stream --------------------------------------------------------------------------------------------------------
 
 
@@ -159,12 +111,13 @@ class _Made:
 
 @dataclass
 class Stream:
-    """Makes records; `truth` is what all made so far come to."""
+    """Makes records; `truth` is what all made so far come to, `spend` what of it counts for budgets."""
 
     seed: int
     now_us: int
     control: books.Control
     truth: Book = field(default_factory=lambda: defaultdict(lambda: defaultdict(int)))
+    spend: budgets.Spend = field(default_factory=dict)
     events: int = 0
     records: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)  # (read, rejects) by number
     node_events: int = 0
@@ -241,7 +194,9 @@ class Stream:
                 provider=provider, model=model, time=time_us, status=status, tokens=tokens,
                 duration=0, time_to_first_token=0,
             )  # fmt: skip
-            account(self.truth, books.charge(self.control, event))
+            charge = books.charge(self.control, event)
+            account(self.truth, charge)
+            budgets.account(self.spend, charge)
         else:
             self.node_events += 1
         if len(self._memory) < MEMORY:

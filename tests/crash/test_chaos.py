@@ -1,5 +1,6 @@
-"""Meters, publishers, brokers and the database are struck at random while a stream runs through, and the books are the
-oracle's: nothing lost, nothing billed twice, every ledger balanced, every budget total true.
+"""Meters, budget workers, publishers, brokers and the database are struck at random while a stream runs through, and
+the books are the oracle's: nothing lost, nothing billed twice, every ledger balanced, every budget total true, every
+budget's last state exact, every threshold's alert there and once.
 
 METERHOUSE_KILLS says how often something is killed (METERHOUSE_EMBEDDED_KILLS: of an embedded home),
 METERHOUSE_CRASH_MINUTES how long it may take, whichever is first; METERHOUSE_KILL_SEED repeats a run in kind. `make
@@ -21,8 +22,9 @@ from pathlib import Path
 import pytest
 
 from tests.crash.chaos import struck
+from tests.crash.control_data import control_text
 from tests.crash.rig import Outcome, Rig, prepared
-from tests.crash.stream import Stream, control_text
+from tests.crash.stream import Stream
 from tests.e2e.house import environment
 from tests.services.kafka import own_cluster
 
@@ -76,7 +78,7 @@ def test_an_embedded_home_survives_what_chance_does_to_it(folder: Path) -> None:
 
 @pytest.mark.crash
 @pytest.mark.timeout(36_000)
-def test_a_group_of_meters_survives_what_chance_does_to_it(folder: Path) -> None:
+def test_groups_of_meters_and_budget_workers_survive_what_chance_does_to_them(folder: Path) -> None:
     postgres = pytest.importorskip("tests.services.postgres")
     with own_cluster(brokers=3) as cluster, postgres.own_postgres() as database:
         rig = Rig(
@@ -97,6 +99,10 @@ def test_a_group_of_meters_survives_what_chance_does_to_it(folder: Path) -> None
             meter=("meter",),
             meters=(2, 4),
             session_s=SESSION_S,
+            budget_worker=("budget-worker",),
+            budget_workers=(2, 3),
+            drain=("meter", "--until-idle"),
+            judge=("budget-worker", "--until-idle"),
             cluster=cluster,
             database=database,
             topics=("topics", "apply", "--yes"),

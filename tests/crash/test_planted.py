@@ -11,8 +11,9 @@ from typing import NoReturn
 import pytest
 import structlog
 
+from tests.crash.desks import Died
 from tests.crash.planted import BUGS, planted
-from tests.crash.stage import Died, Stage
+from tests.crash.stage import Stage
 
 SEEDS = (1, 2, 3)
 TURNS = 110

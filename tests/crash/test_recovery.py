@@ -13,11 +13,12 @@ import pytest
 
 from meterhouse.warehouse.lake import LakeError
 from tests.crash.checks import differences, lake_book
+from tests.crash.control_data import control_text
 from tests.crash.nursery import Child, Nursery
 from tests.crash.producer import publish
 from tests.crash.rig import CLI, Rig, prepared, run_command, scene
 from tests.crash.stage import Stage
-from tests.crash.stream import Stream, control_text, write_plan
+from tests.crash.stream import Stream, write_plan
 from tests.e2e.house import environment
 from tests.services.kafka import own_cluster
 
