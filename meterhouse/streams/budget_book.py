@@ -222,13 +222,14 @@ class BudgetBook:
 
     def _fresh(self, now_us: int, meters: int) -> Fresh | None:
         """None: said a moment ago, or unknown: a partition's meter was never heard, or counts under other control data
-        than the states are judged by, or under another layout than the others."""
+        than the states are judged by, or under another layout than the others (or than we know of yet)."""
         if self._said_fresh_us is not None and now_us - self._said_fresh_us < FRESH_EVERY_US:
             return None
         marks = [mark for p in range(meters) if (mark := self._marks.get(p)) is not None]
         if not marks or len(marks) < meters or any(mark.control_version != self.version for mark in marks):
             return None
-        if len({mark.layout for mark in marks}) > 1:
+        layouts = {mark.layout for mark in marks}
+        if len(layouts) > 1 or max(layouts) > meters:
             return None
         offsets = {str(mark.partition): mark.offset for mark in marks}
         return Fresh(partition=self._partition, as_of_us=min(mark.as_of_us for mark in marks), offsets=offsets)

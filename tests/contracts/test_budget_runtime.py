@@ -522,6 +522,20 @@ def test_states_are_not_called_fresh_while_meters_count_under_other_control_data
     assert desk.fresh() == {}
 
 
+def test_states_are_not_called_fresh_while_meters_count_under_different_layouts(desk: Desk) -> None:
+    """When a topic grows, tenants move: what one meter marks as counted may be another's to count by now."""
+    running = desk.start()
+    desk.say(AsOfMark(0, NOW, 70, 1, layout=2), AsOfMark(1, NOW, 30, 1, layout=1))
+    running.settle()
+    assert desk.fresh() == {}
+    desk.say(AsOfMark(0, NOW, 70, 1, layout=3), AsOfMark(1, NOW, 30, 1, layout=3))
+    running.settle()
+    assert desk.fresh() == {}, "there is a third partition somewhere"
+    desk.say(AsOfMark(0, NOW, 70, 1, layout=2), AsOfMark(1, NOW, 30, 1, layout=2))
+    running.settle()
+    assert {fresh["as_of_us"] for fresh in desk.fresh().values()} == {NOW}
+
+
 def test_an_alert_whose_reason_is_gone_for_a_minute_is_resolved_once(desk: Desk) -> None:
     running = desk.start()
     desk.publish(total(desk, 10, 85))

@@ -422,7 +422,8 @@ def test_a_meter_marks_how_far_its_totals_have_come_also_where_nothing_came(benc
     bench.meter(lag_every_s=0.0).run(Event(), until_idle=True)
     positions = bench.store.positions
     assert marks(bench) == {
-        p: AsOfMark(p, NOW_US, positions[p].next_offset, control_version=1) for p in range(PARTITIONS)
+        p: AsOfMark(p, NOW_US, positions[p].next_offset, control_version=1, layout=PARTITIONS)
+        for p in range(PARTITIONS)
     }
 
 
