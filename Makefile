@@ -41,7 +41,7 @@ fmt: $(READY) ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-crash: $(READY) ## kill meters, publishers and brokers N times at random moments (N=200), then compare the books with the oracle
+crash: $(READY) ## kill meters, budget workers, publishers and brokers at random, N times (N=200); compare all with the oracle
 	METERHOUSE_KILLS=$(N) METERHOUSE_EMBEDDED_KILLS=$(N) METERHOUSE_CRASH_MINUTES=$(MINUTES) \
 		$(BIN)/python -m pytest tests/crash -m crash --timeout 86400 -s $(ARGS)
 

@@ -15,7 +15,7 @@ from itertools import accumulate
 from typing import Any, Final
 
 from meterhouse.ingest.log import BUDGET_ALERTS, BUDGET_STATES, BUDGET_TOTALS, EventLog
-from meterhouse.streams.alerts import Alert
+from meterhouse.streams.alert import Alert
 from meterhouse.streams.budget import BudgetTotal
 from tests.crash.checks import SHOWN, Billed, Scene, charges_by_window, whole
 from tests.oracle import books, budgets

@@ -92,7 +92,7 @@ class Chaos:
 
     def _turn(self) -> None:
         """Waits a drawn moment, short more often than long, and sees to what has ended meanwhile."""
-        until = time.monotonic() + self.rng.choice((0.05, 0.2, 0.5, 1.0, 3.0)) * self.rng.uniform(0.5, 1.5)
+        until = time.monotonic() + self.rng.choice((0.05, 0.1, 0.2, 0.5, 1.0, 3.0)) * self.rng.uniform(0.5, 1.5)
         while True:
             self._look()
             left_s = until - time.monotonic()
@@ -158,7 +158,7 @@ class Chaos:
             "pause": (6, partial(self._pause, meters)),
             "stop": (8, partial(self._stop, meters)),
             "join": (4, partial(self._join, meters)),
-            "kill_worker": (14, partial(self._kill, workers)),
+            "kill_worker": (18, partial(self._kill, workers)),
             "pause_worker": (5, partial(self._pause, workers)),
             "stop_worker": (3, partial(self._stop, workers)),
             "join_worker": (2, partial(self._join, workers)),

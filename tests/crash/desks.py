@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from meterhouse.ingest.log import BUDGET_STATES, BUDGET_TOTALS, Message
 from meterhouse.ingest.sqlite_log import SqliteLog
-from meterhouse.streams.alerts import Alert, AlertOutbox
+from meterhouse.streams.alert import Alert
+from meterhouse.streams.alerts import AlertOutbox
 from meterhouse.streams.budget_desk import LISTEN_EVERY_US, BudgetDesk
 from meterhouse.streams.control import Snapshot
 from tests.crash.budget_checks import Said
@@ -120,7 +121,7 @@ class Desks:
 
     def join(self) -> None:
         voice = _Voice(self)
-        desk = BudgetDesk(voice, self._snapshots, voice, lambda: self.now_us)  # type: ignore[arg-type]
+        desk = BudgetDesk(voice, self._snapshots, voice, lambda: self.now_us)
         self.members.append(DeskMember(desk, voice))
         self.rebalance()
 

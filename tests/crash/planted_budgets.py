@@ -11,7 +11,8 @@ from unittest.mock import patch
 
 from meterhouse.ingest.log import BUDGET_ALERTS, Message
 from meterhouse.streams import budget_desk
-from meterhouse.streams.alerts import Alert, AlertOutbox
+from meterhouse.streams.alert import Alert
+from meterhouse.streams.alerts import AlertOutbox
 from meterhouse.streams.budget_alerts import AlertBook
 from meterhouse.streams.budget_book import Due
 from meterhouse.streams.budget_desk import BudgetDesk
@@ -133,7 +134,7 @@ def void_totals_count(stack: ExitStack, _: Die) -> None:
     stack.enter_context(patch.object(BudgetTable, "mark", lambda *_: []))
 
 
-BUDGET_BUGS: Final[Mapping[str, Callable[[ExitStack, Die], None]]] = {
+BUDGET_BUGS: Final[dict[str, Callable[[ExitStack, Die], None]]] = {
     plant.__name__: plant
     for plant in (
         states_not_listened_to,
