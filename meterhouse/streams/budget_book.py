@@ -114,7 +114,10 @@ class BudgetBook:
             self._overtaken[key] = newest
 
     def mark(self, mark: LayoutMark) -> None:
-        """Takes in that totals of an older layout are void."""
+        """Takes in that totals of an older layout are void, and that a meter has begun anew from the lake: what the one
+        before it had counted and not committed may be gone from a compacted topic, so how far that one was holds no
+        more."""
+        self._marks.pop(mark.partition, None)
         for total in self._table.mark(mark):
             self._void[total.key()] = total
             self._dirty.add((total.budget_id, (total.window_start_us, total.window_end_us)))

@@ -34,7 +34,7 @@ from meterhouse.streams.budget import BudgetTotal, definition_of
 from meterhouse.streams.budget_alerts import RESOLVE_AFTER_US
 from meterhouse.streams.budget_desk import LISTEN_EVERY_US, BudgetDesk
 from meterhouse.streams.budget_faust import FaustBudgetWorker, FaustSettings
-from meterhouse.streams.budget_totals import AsOfMark
+from meterhouse.streams.budget_totals import AsOfMark, LayoutMark, Mark
 from meterhouse.streams.budget_worker import EmbeddedBudgetWorker, budget_topics
 from meterhouse.streams.control import Budget, Scope, Snapshot, WindowSpec
 from tests.kafka.logs import DEADLINE_S, SESSION_S, await_that, new_name
@@ -75,7 +75,7 @@ class Desk:
     def budget_desk(self) -> BudgetDesk:
         return BudgetDesk(self.log, lambda: self.control, self.outbox, lambda: self.now_us)
 
-    def say(self, *marks: AsOfMark) -> None:
+    def say(self, *marks: Mark) -> None:
         self.log.append(BUDGET_TOTALS, [message for mark in marks for message in mark.messages(PARTITIONS)])
 
     def publish(self, *totals: BudgetTotal) -> None:
@@ -534,6 +534,22 @@ def test_states_are_not_called_fresh_while_meters_count_under_different_layouts(
     desk.say(AsOfMark(0, NOW, 70, 1, layout=2), AsOfMark(1, NOW, 30, 1, layout=2))
     running.settle()
     assert {fresh["as_of_us"] for fresh in desk.fresh().values()} == {NOW}
+
+
+def test_how_far_a_meter_was_is_not_said_of_the_one_that_took_over(desk: Desk) -> None:
+    """It begins at the lake's position, and its totals replace in the topic what the one before had said beyond."""
+    desk.publish(total(desk, 30, 90, layout=2))
+    desk.say(AsOfMark(0, NOW, 30, 1, layout=2), AsOfMark(1, NOW, 5, 1, layout=2))
+    desk.publish(total(desk, 21, 60, layout=2))
+    desk.say(LayoutMark(0, layout=2))
+    running = desk.start()
+    running.settle()
+    assert desk.fresh() == {}
+    desk.publish(total(desk, 33, 95, layout=2))
+    desk.say(AsOfMark(0, NOW, 33, 1, layout=2))
+    running.settle()
+    place = partition_of(b"acme-month", PARTITIONS)
+    assert (desk.fresh()[place]["offsets"], desk.states()[key()]["spent_tokens"]) == ({"0": 33, "1": 5}, 95)
 
 
 def test_an_alert_whose_reason_is_gone_for_a_minute_is_resolved_once(desk: Desk) -> None:

@@ -104,7 +104,7 @@ def _against_alerts(scene: Scene, windows: dict[budgets.Window, tuple[int, int]]
         for window, sums in windows.items()
         for id_, percent in budgets.alerts(by_id[window[0]], window, sums)
     }
-    outbox = [entry.alert for entry in scene.outbox.list(limit=MOST_ALERTS)]
+    outbox = [entry.alert for entry in scene.outbox.list(limit=MOST_ALERTS) if entry.alert.kind == "threshold"]
     firing = {alert.id: alert for alert in outbox if alert.resolves is None}
     about = {id_: (a.budget_id, a.window_start_us, a.window_end_us, a.threshold) for id_, a in firing.items()}
     yield from _wrong("alert", about, due)
