@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.crash.stream import Stream
 from tests.oracle import books
 
 CLI: Final = "meterhouse.api.cli"
+DEADLINE_S: Final = 120.0
 
 
 class Cluster(Protocol):
@@ -87,6 +89,15 @@ class Outcome:
             "resident MB": self.resident_bytes >> 20, "differences": self.differences,
         }  # fmt: skip
         return json.dumps(told, indent=2)
+
+
+def awaited(what: str, is_so: Callable[[], bool], deadline_s: float = DEADLINE_S) -> float:
+    """Seconds until `is_so`; fails when it takes too long."""
+    begin = time.monotonic()
+    while not is_so():
+        assert time.monotonic() - begin < deadline_s, f"{what}: not within {deadline_s} s"
+        time.sleep(0.05)
+    return time.monotonic() - begin
 
 
 @contextmanager

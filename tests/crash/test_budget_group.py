@@ -24,9 +24,8 @@ from tests.crash.checks import Scene
 from tests.crash.control_data import control_text
 from tests.crash.nursery import Child, Nursery
 from tests.crash.producer import publish
-from tests.crash.rig import CLI, Rig, prepared, scene
+from tests.crash.rig import CLI, Rig, awaited, prepared, scene
 from tests.crash.stream import Stream, write_plan
-from tests.crash.test_recovery import awaited
 from tests.e2e.house import environment
 from tests.services.kafka import own_cluster
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tests.crash.checks import differences, lake_book
 from tests.crash.control_data import control_text
 from tests.crash.nursery import Child, Nursery
 from tests.crash.producer import publish
-from tests.crash.rig import CLI, Rig, prepared, run_command, scene
+from tests.crash.rig import CLI, DEADLINE_S, Rig, awaited, prepared, run_command, scene
 from tests.crash.stage import Stage
 from tests.crash.stream import Stream, write_plan
 from tests.e2e.house import environment
@@ -29,16 +29,6 @@ CATCH_UP_BYTES = 2 * 2**30
 CATCH_UP_EVENTS = 60_000
 """Some hundred thousand with their repeats: small enough for every run of the tests, more than any buffer holds at
 once with the settings below."""
-DEADLINE_S = 120.0
-
-
-def awaited(what: str, is_so: Callable[[], bool], deadline_s: float = DEADLINE_S) -> float:
-    """Seconds until `is_so`; fails when it takes too long."""
-    begin = time.monotonic()
-    while not is_so():
-        assert time.monotonic() - begin < deadline_s, f"{what}: not within {deadline_s} s"
-        time.sleep(0.05)
-    return time.monotonic() - begin
 
 
 @dataclass
