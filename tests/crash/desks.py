@@ -146,6 +146,19 @@ class Desks:
         member.is_paused = member in self.members
         self.rebalance()
 
+    def hand_over(self) -> None:
+        """All partitions to one, and then to another, as when a worker leaves a group that goes on. Nobody dies from here
+        on."""
+        self._is_mortal = False
+        while sum(not member.is_paused for member in self.members) < 2:
+            self.join()
+        awake = [member for member in self.members if not member.is_paused]
+        for owner in awake[:2]:
+            for member in awake:
+                member.wanted = frozenset(range(self.log.partitions(BUDGET_TOTALS)) if member is owner else ())
+            for member in [each for each in awake if each in self.members]:  # a planted bug may kill
+                self.step(member)
+
     def pause_one_that_speaks(self) -> None:
         """Pauses a worker that has a state to say, if there is one."""
         for member in [each for each in self.members if not each.is_paused]:

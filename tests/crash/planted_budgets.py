@@ -119,17 +119,6 @@ def totals_added_as_deltas(stack: ExitStack, _: Die) -> None:
     stack.enter_context(patch.object(BudgetTable, "apply", add))
 
 
-def whichever_total_came_last(stack: ExitStack, _: Die) -> None:
-    """Not the newest: a meter that starts from the lake says less than the one before it had said, and partitions that
-    have no more events stay behind."""
-
-    def apply(table: BudgetTable, total: BudgetTotal) -> bool:
-        table.forget(total.budget_id, (total.window_start_us, total.window_end_us), total.partition)
-        return _apply(table, total)
-
-    stack.enter_context(patch.object(BudgetTable, "apply", apply))
-
-
 def void_totals_count(stack: ExitStack, _: Die) -> None:
     stack.enter_context(patch.object(BudgetTable, "mark", lambda *_: []))
 
@@ -147,7 +136,6 @@ BUDGET_BUGS: Final[dict[str, Callable[[ExitStack, Die], None]]] = {
         alerts_resolved_at_once,
         fresh_before_what_it_speaks_of,
         totals_added_as_deltas,
-        whichever_total_came_last,
         void_totals_count,
     )
 }

@@ -269,12 +269,14 @@ class Stage:
         ]
 
     def _pause_a_worker(self) -> None:
-        """In the middle of saying what will not be true any more when it wakes."""
+        """In the middle of saying what will not be true any more when it wakes; and another loses all that it had, and
+        is to be silent about it."""
         self.publish(30)
         for member in list(self.members):
             self._step(member)
             self._attempt(member, member.meter.finish)
         self.desks.pause_one_that_speaks()
+        self.desks.hand_over()
         self.publish(30)
 
     def _step(self, member: Member) -> bool:
