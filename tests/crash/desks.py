@@ -147,8 +147,8 @@ class Desks:
         self.rebalance()
 
     def hand_over(self) -> None:
-        """All partitions to one, and then to another, as when a worker leaves a group that goes on. Nobody dies from here
-        on."""
+        """All partitions to one, and then to another, as when a worker leaves a group that goes on. From here on nobody
+        dies."""
         self._is_mortal = False
         while sum(not member.is_paused for member in self.members) < 2:
             self.join()

@@ -119,10 +119,6 @@ def totals_added_as_deltas(stack: ExitStack, _: Die) -> None:
     stack.enter_context(patch.object(BudgetTable, "apply", add))
 
 
-def void_totals_count(stack: ExitStack, _: Die) -> None:
-    stack.enter_context(patch.object(BudgetTable, "mark", lambda *_: []))
-
-
 BUDGET_BUGS: Final[dict[str, Callable[[ExitStack, Die], None]]] = {
     plant.__name__: plant
     for plant in (
@@ -136,6 +132,5 @@ BUDGET_BUGS: Final[dict[str, Callable[[ExitStack, Die], None]]] = {
         alerts_resolved_at_once,
         fresh_before_what_it_speaks_of,
         totals_added_as_deltas,
-        void_totals_count,
     )
 }
