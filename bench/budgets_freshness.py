@@ -1,38 +1,38 @@
 """Event published → total → state → readable at a gate, through the real meter, worker and broker.
 
-`python -m bench.budgets_freshness [SECONDS]`. 2,000 events a second in records of ten, of 50 and of 500 tenants with a
-budget each. A state is an event's when its offset of the event's partition is above the event's: the first such is
-taken. Totals and states carry the millisecond at which their producer took them, so the steps add up but for that.
+`python -m bench.budgets_freshness [SECONDS [TENANTS ...]]`. 2,000 events a second in records of ten, of 50 and of 500
+tenants with a budget each. A state is an event's when its offset of the event's partition is above the event's: the
+first such is taken. Totals and states carry the millisecond at which their producer took them: so exact are the steps.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import time
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import quantiles
 from typing import Final
 
-from bench.budgets_load import Flow, Heard, Listener, Published
+from bench.budgets_load import READY_S, Flow, Heard, Published, appended, clocked_gate, load, shown
 from bench.report import Row, show
 from bench.town import Town, awaited, budget_of, control_file, cpu_s
-from meterhouse.ingest.log import BUDGET_TOTALS, EventLog
+from meterhouse.ingest.log import BUDGET_STATES, BUDGET_TOTALS, EventLog
 from meterhouse.streams.budget_totals import BudgetTotal, read_total
 from meterhouse.streams.gate_wire import State, read_said
 from tools.kafka.cluster import KafkaCluster
 
-SECONDS: Final = 15.0
+SECONDS: Final = 12.0
 WARM_S: Final = 3.0  # of each run, not counted
-READY_S: Final = 60.0
 EVENTS_PER_S: Final = 2_000
 TENANTS: Final = (50, 500)
-GOAL_MS: Final = (25.0, 50.0)  # p50, p99
+GOAL: Final = "25 / 50 ms"
+
+Said = tuple[str, int, int, int]
+"""Budget, partition of events, offset, when (microseconds)."""
 
 
 @dataclass(frozen=True)
@@ -46,59 +46,53 @@ class Steps:
 
 
 class Firsts:
-    """Finds the first that was said of a budget with an offset above a record's."""
+    """Finds when a budget's spend was first said to be beyond a record."""
 
-    def __init__(self, said: Iterable[tuple[str, int, int, Heard]]) -> None:
+    def __init__(self, said: Iterable[Said]) -> None:
         self._offsets: dict[tuple[str, int], list[int]] = defaultdict(list)
-        self._heard: dict[tuple[str, int], list[Heard]] = defaultdict(list)
-        for budget, partition, offset, heard in said:
+        self._at_us: dict[tuple[str, int], list[int]] = defaultdict(list)
+        for budget, partition, offset, at_us in said:
             key = budget, partition
             if not self._offsets[key] or offset > self._offsets[key][-1]:
                 self._offsets[key].append(offset)
-                self._heard[key].append(heard)
+                self._at_us[key].append(at_us)
 
-    def of(self, record: Published) -> Heard | None:
+    def of(self, record: Published) -> int | None:
         key = record.tenant, record.partition
         at = bisect_right(self._offsets[key], record.offset)
-        return self._heard[key][at] if at < len(self._heard[key]) else None
+        return self._at_us[key][at] if at < len(self._at_us[key]) else None
 
 
-def totals_of(log: EventLog, begins: dict[int, int]) -> Iterable[tuple[str, int, int, Heard]]:
-    for partition, end in log.end_offsets(BUDGET_TOTALS).items():
-        at = begins[partition]
-        while at < end and (records := log.read(BUDGET_TOTALS, partition, at, 10_000)):
-            for said_us, key, value in zip(records.appended_us, records.keys, records.values, strict=True):
-                total = read_total(key or b"", value) if value else None
-                if isinstance(total, BudgetTotal):
-                    yield total.budget_id, total.partition, total.offset, Heard(0, said_us, b"", None)
-            at = records.next_offset
+def totals_of(log: EventLog, begins: dict[int, int]) -> Iterator[Said]:
+    for at_us, key, value in appended(log, BUDGET_TOTALS, begins):
+        total = read_total(key, value) if value else None
+        if isinstance(total, BudgetTotal):
+            yield total.budget_id, total.partition, total.offset, at_us
 
 
-def states_of(heard: Iterable[Heard]) -> Iterable[tuple[str, int, int, Heard]]:
-    for one in heard:
-        said = read_said(one.key, one.value) if one.value else None
+def states_of(heard: Iterable[tuple[int, bytes, bytes | None]]) -> Iterator[Said]:
+    for at_us, key, value in heard:
+        said = read_said(key, value) if value else None
         if isinstance(said, State):
             for partition, offset in said.offsets.items():
-                yield said.budget_id, int(partition), offset, one
+                yield said.budget_id, int(partition), offset, at_us
 
 
-def steps_of(records: list[Published], totals: Firsts, states: Firsts) -> Steps:
+def gated(heard: Iterable[Heard]) -> Firsts:
+    return Firsts(states_of((one.at_us, one.key, one.value) for one in heard))
+
+
+def steps_of(records: list[Published], totals: Firsts, states: Firsts, at_gate: Firsts) -> Steps:
     steps = Steps([], [], [], [])
     for record in records:
-        total, state = totals.of(record), states.of(record)
-        if total is None or state is None:
+        total_us, state_us, gate_us = totals.of(record), states.of(record), at_gate.of(record)
+        if total_us is None or state_us is None or gate_us is None:
             raise SystemExit(f"no state came of a record of {record.tenant} (offset {record.offset})")
-        steps.to_total.append((total.said_us - record.at_us) / 1e3)
-        steps.to_state.append((state.said_us - total.said_us) / 1e3)
-        steps.to_gate.append((state.at_us - state.said_us) / 1e3)
-        steps.whole.append((state.at_us - record.at_us) / 1e3)
+        steps.to_total.append((total_us - record.at_us) / 1e3)
+        steps.to_state.append((state_us - total_us) / 1e3)
+        steps.to_gate.append((gate_us - state_us) / 1e3)
+        steps.whole.append((gate_us - record.at_us) / 1e3)
     return steps
-
-
-def percentiles(values: list[float]) -> tuple[float, float]:
-    """p50, p99."""
-    cuts = quantiles(values, n=100, method="inclusive")
-    return cuts[49], cuts[98]
 
 
 def measured(kafka: KafkaCluster, folder: Path, tenants: int, seconds: float) -> list[Row]:
@@ -108,20 +102,24 @@ def measured(kafka: KafkaCluster, folder: Path, tenants: int, seconds: float) ->
     town.apply(control_file(names, [budget_of(name) for name in names]))
     log = town.log()
     try:
-        begins = log.end_offsets(BUDGET_TOTALS)
-        with Listener(log) as gate:
-            meter, worker = town.start("meter"), town.start("budget-worker")
-            Flow(names, 1_000, len(names) / 100).publish(log)
-            awaited("first states", lambda: len({one.key for one in gate.heard}) >= 2 * tenants, READY_S)
-            town.refuse_dead()
-            pids = {"broker": kafka.pids, "meter": [meter.pid], "worker": [worker.pid]}
+        begins = {topic: log.end_offsets(topic) for topic in (BUDGET_TOTALS, BUDGET_STATES)}
+        with clocked_gate(log) as gate:
+            town.start("meter")
+            town.start("budget-worker")
+            last = Flow(names, 1_000, len(names) / 100).publish(log)[-1]
+            awaited("first states", lambda: gated(gate.heard).of(last), READY_S, town)
+            pids = {"broker": kafka.pids} | {name: [worker.pid] for name, worker in town.workers.items()}
             before, begin_s = {name: cpu_s(of) for name, of in pids.items()}, time.monotonic()
             published = Flow(names, EVENTS_PER_S, WARM_S + seconds).publish(log)
             took_s = time.monotonic() - begin_s
             cpu = {name: (cpu_s(of) - before[name]) / took_s for name, of in pids.items()}
             counted = [one for one in published if one.at_us > published[0].at_us + WARM_S * 1e6]
-            awaited("the last state", lambda: Firsts(states_of(gate.heard[-5_000:])).of(counted[-1]), READY_S)
-        steps = steps_of(counted, Firsts(totals_of(log, begins)), Firsts(states_of(gate.heard)))
+            awaited("the last state", lambda: gated(gate.heard[-5_000:]).of(counted[-1]), READY_S, town)
+        totals, states = (
+            totals_of(log, begins[BUDGET_TOTALS]),
+            states_of(appended(log, BUDGET_STATES, begins[BUDGET_STATES])),
+        )
+        steps = steps_of(counted, Firsts(totals), Firsts(states), gated(gate.heard))
     finally:
         town.stop()
         log.close()
@@ -129,18 +127,12 @@ def measured(kafka: KafkaCluster, folder: Path, tenants: int, seconds: float) ->
 
 
 def rows_of(tenants: int, steps: Steps, cpu: dict[str, float]) -> list[Row]:
-    def row(name: str, values: list[float], goal: str = "") -> Row:
-        p50, p99 = percentiles(values)
-        return Row(name, f"{p50:.1f} / {p99:.1f} ms", "", "", goal)
-
-    goal = f"{GOAL_MS[0]:.0f} / {GOAL_MS[1]:.0f} ms"
-    share = ", ".join(f"{name} {of:.0%}" for name, of in cpu.items())
     return [
-        row(f"{tenants} budgets: published → readable at the gate", steps.whole, goal),
-        row("  published → total", steps.to_total),
-        row("  total → state", steps.to_state),
-        row("  state → gate", steps.to_gate),
-        Row("  of a core meanwhile", share),
+        Row(f"{tenants} budgets: published → readable at the gate", shown(steps.whole), "", "", GOAL),
+        Row("  published → total", shown(steps.to_total)),
+        Row("  total → state", shown(steps.to_state)),
+        Row("  state → gate", shown(steps.to_gate)),
+        Row("  of a core meanwhile", ", ".join(f"{name} {of:.0%}" for name, of in cpu.items())),
     ]
 
 
@@ -150,8 +142,7 @@ def main() -> None:
     for tenants in [int(one) for one in sys.argv[2:]] or TENANTS:
         with tempfile.TemporaryDirectory() as folder, KafkaCluster() as kafka:
             rows += measured(kafka, Path(folder), tenants, seconds)
-    load = os.getloadavg()[0]
-    show(f"Freshness, p50 / p99: {EVENTS_PER_S:,} events/s in records of ten (load {load:.1f})", rows)
+    show(f"Freshness, p50 / p99: {EVENTS_PER_S:,} events/s in records of ten {load()}", rows)
 
 
 if __name__ == "__main__":

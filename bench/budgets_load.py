@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import quantiles
 from typing import Final
 
 import msgspec
@@ -14,12 +17,14 @@ import msgspec
 from bench.workload import event
 from meterhouse.api.clock import now_us
 from meterhouse.ingest.kafka_log import KafkaLog
-from meterhouse.ingest.log import BATCH, BUDGET_STATES, CONTENT_TYPE, USAGE_EVENTS, Message
+from meterhouse.ingest.log import BATCH, CONTENT_TYPE, READ_RECORDS, USAGE_EVENTS, EventLog, Message
+from meterhouse.streams.gate import Gate
+from meterhouse.streams.gate_feed import LogFeed
 
 HEADERS: Final = ((CONTENT_TYPE, BATCH.encode()),)
 PUBLISHERS: Final = 4
 """Threads: each append waits for the broker, and a record must not wait for the one before it."""
-POLL_S: Final = 0.1
+READY_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,16 @@ class Flow:
             found.append((due_s, Message(tenant.encode(), msgspec.json.encode(events), HEADERS)))
         return found
 
+    @contextmanager
+    def beside(self, log: KafkaLog) -> Iterator[None]:
+        """Publishes while something else is measured."""
+        thread = threading.Thread(target=self.publish, args=(log,))
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join()
+
     def publish(self, log: KafkaLog) -> list[Published]:
         """Publishes at its pace; returns what is in the log, by time."""
         messages = self.messages()
@@ -77,38 +92,56 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A record of a budget topic: when it was readable here, and when its producer gave it away (milliseconds)."""
+    """A record of `budget.states`: when the gate had taken it in."""
 
     at_us: int
-    said_us: int
     key: bytes
     value: bytes | None
 
 
-class Listener:
-    """Reads a topic as a gate does, from its end on, in a thread. Use as a context manager."""
+class ClockedGate(Gate):
+    """A gate that notes when it has taken in what."""
 
-    def __init__(self, log: KafkaLog, topic: str = BUDGET_STATES) -> None:
+    def __init__(self) -> None:
+        super().__init__(now_us)
         self.heard: list[Heard] = []
-        self._consumer = log.consumer(topic, on_assign=lambda _: log.end_offsets(topic))
-        self._consumer.poll(1, 0.5)  # it stands at the end when the bench goes on
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> Listener:
-        self._thread.start()
-        return self
+    def take(self, partition: int, key: bytes, value: bytes | None) -> None:
+        super().take(partition, key, value)
+        self.heard.append(Heard(now_us(), key, value))
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._consumer.close()
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            for records in self._consumer.poll(10_000, POLL_S):
-                at_us = now_us()
-                self.heard += [
-                    Heard(at_us, said_us, key or b"", value)
-                    for said_us, key, value in zip(records.appended_us, records.keys, records.values, strict=True)
-                ]
+@contextmanager
+def clocked_gate(log: KafkaLog) -> Iterator[ClockedGate]:
+    """A gate that follows the log, from when it has caught up on."""
+    gate = ClockedGate()
+    with LogFeed(log, gate) as feed:
+        if not feed.wait_caught_up(READY_S):
+            raise SystemExit(f"the gate has not caught up within {READY_S:.0f} s")
+        yield gate
+
+
+def appended(log: EventLog, topic: str, begins: Mapping[int, int]) -> Iterator[tuple[int, bytes, bytes | None]]:
+    """(when its producer took it, to the millisecond; key; value) of each record of a topic from `begins` on."""
+    for partition, end in log.end_offsets(topic).items():
+        at = begins[partition]
+        while at < end and (records := log.read(topic, partition, at, READ_RECORDS)):
+            for at_us, key, value in zip(records.appended_us, records.keys, records.values, strict=True):
+                yield at_us, key or b"", value
+            at = records.next_offset
+
+
+def percentiles(values: Sequence[float]) -> tuple[float, float]:
+    """p50, p99."""
+    cuts = quantiles(values, n=100, method="inclusive")
+    return cuts[49], cuts[98]
+
+
+def shown(values: Sequence[float]) -> str:
+    p50, p99 = percentiles(values)
+    return f"{p50:,.1f} / {p99:,.1f} ms"
+
+
+def load() -> str:
+    """For a table's title: figures of a busy machine are no figures."""
+    return f"(load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)"

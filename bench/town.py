@@ -68,10 +68,12 @@ def cpu_s(pids: Iterable[int]) -> float:
     return total
 
 
-def awaited(what: str, condition: Callable[[], object], limit_s: float) -> float:
-    """Seconds until `condition` held."""
+def awaited(what: str, condition: Callable[[], object], limit_s: float, town: Town | None = None) -> float:
+    """Seconds until `condition` held; stops the bench when it does not, or when a worker of `town` has left."""
     begin_s = time.monotonic()
     while not condition():
+        if town is not None:
+            town.refuse_dead()
         if time.monotonic() - begin_s > limit_s:
             raise SystemExit(f"{what}: not within {limit_s:.0f} s")
         time.sleep(LOOK_S)
