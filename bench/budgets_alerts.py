@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final
 
 from bench.budgets_load import READY_S, Flow, load, shown
 from bench.report import Row, show
 from bench.town import Town, awaited, budget_of, control_file
-from meterhouse.api.clock import now_us
 from meterhouse.streams.alert import Alert
+from tests.services.receiver import Receiver, own_receiver
 from tools.kafka.cluster import KafkaCluster
 
 ALERTS: Final = 100
@@ -28,42 +24,13 @@ OTHERS_PER_S: Final = 500
 GOAL: Final = "p99 ≤ 1,000 ms"
 
 
-class Receiver:
-    """A webhook: when which budget's alert came first."""
-
-    def __init__(self) -> None:
-        self.posted: dict[str, tuple[int, int]] = {}  # budget → when it came, when it was raised
-
-    def take(self, body: bytes) -> None:
-        alert = Alert.from_json(body)
-        self.posted.setdefault(alert.subject, (now_us(), alert.created_us))
-
-
-@contextmanager
-def webhook() -> Iterator[tuple[Receiver, str]]:
-    """A receiver and its address."""
-    receiver = Receiver()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            receiver.take(self.rfile.read(int(self.headers["content-length"])))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield receiver, f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+def first_of(receiver: Receiver) -> dict[str, tuple[int, int]]:
+    """By budget: when its alert came first, and when it was raised, microseconds."""
+    found: dict[str, tuple[int, int]] = {}
+    for request in receiver.requests:
+        alert = Alert.from_json(request.body)
+        found.setdefault(alert.subject, (request.at_us, alert.created_us))
+    return found
 
 
 def measured(kafka: KafkaCluster, folder: Path, alerts: int) -> list[Row]:
@@ -71,8 +38,8 @@ def measured(kafka: KafkaCluster, folder: Path, alerts: int) -> list[Row]:
     others = [f"tenant-{n:03d}" for n in range(50)]
     budgets = [budget_of(name, "0.000001", thresholds=[100]) for name in small]
     budgets += [budget_of(name, "0.000001" if name == others[0] else "1000000000") for name in others]
-    with webhook() as (receiver, url):
-        town = Town(kafka.bootstrap, folder / "home", {"METERHOUSE_WEBHOOK_URL": url})
+    with own_receiver() as receiver:
+        town = Town(kafka.bootstrap, folder / "home", {"METERHOUSE_WEBHOOK_URL": receiver.url})
         town.run("topics", "apply", "--yes")
         town.apply(control_file([*small, *others], budgets))
         log = town.log()
@@ -80,14 +47,15 @@ def measured(kafka: KafkaCluster, folder: Path, alerts: int) -> list[Row]:
             for command in ("meter", "budget-worker", "alert-sender"):
                 town.start(command)
             Flow(others, OTHERS_PER_S, 1).publish(log)
-            awaited("the first alert", lambda: others[0] in receiver.posted, READY_S, town)
+            awaited("the first alert", lambda: others[0] in first_of(receiver), READY_S, town)
             with Flow(others, OTHERS_PER_S, alerts / ALERTS_PER_S).beside(log):
                 published = Flow(small, 10 * ALERTS_PER_S, alerts / ALERTS_PER_S).publish(log)
-            awaited("all alerts", lambda: all(one.tenant in receiver.posted for one in published), READY_S, town)
+            awaited("all alerts", lambda: first_of(receiver).keys() >= set(small), READY_S, town)
         finally:
             town.stop()
             log.close()
-    came = {one.tenant: (*receiver.posted[one.tenant], one.at_us) for one in published}
+        posted = first_of(receiver)
+    came = {one.tenant: (*posted[one.tenant], one.at_us) for one in published}
     return [
         Row("published → posted", shown([(at - begin) / 1e3 for at, _, begin in came.values()]), "", "", GOAL),
         Row("  published → raised", shown([(raised - begin) / 1e3 for _, raised, begin in came.values()])),

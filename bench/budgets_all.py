@@ -16,6 +16,7 @@ BENCHES: Final = {
     "control": ("bench.budgets_control", ["20"]),
     "overspend": ("bench.budgets_overspend", ["--long"]),
     "admit": ("bench.admit", []),
+    "admissions": ("bench.admissions", ["--requests", "20000"]),
 }
 """By name: the module, and its arguments for longer."""
 
