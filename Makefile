@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-kafka fmt lock crash kafka clean
+.PHONY: help demo test check bench bench-kafka bench-budgets fmt lock crash kafka clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -36,6 +36,9 @@ bench: $(READY) ## measure each figure beside its limit
 
 bench-kafka: $(READY) ## measure metering from a real Kafka (ARGS=--long: four times the events); needs Java and Maven
 	$(BIN)/python -m bench.kafka $(ARGS)
+
+bench-budgets: $(READY) ## measure budgets in real time on a real Kafka (ARGS="freshness --long"); needs Java and Maven
+	$(BIN)/python -m bench.budgets_all $(ARGS)
 
 fmt: $(READY) ## format and mend what can be mended
 	$(BIN)/ruff format .

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from bench.kafka_feed import arrow_messages, feed, json_messages
 from bench.report import Row, show
+from bench.town import cpu_s
 from meterhouse.ingest.log import Message
 from tests.services.postgres import own_postgres
 from tools.kafka.cluster import KafkaCluster
@@ -59,15 +60,6 @@ class Took:
     @property
     def per_core(self) -> float:
         return float(self.said["committed"] / self.said["cpu_s"])
-
-
-def cpu_s(pids: list[int]) -> float:
-    """CPU seconds of processes so far, all their threads."""
-    total = 0.0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return total
 
 
 def cores() -> list[int]:

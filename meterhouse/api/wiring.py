@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from time import monotonic
+from typing import TYPE_CHECKING, Final, Self
 
 import pyarrow as pa
 import sqlalchemy as sa
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
     from meterhouse.streams.channels import Channel
     from meterhouse.warehouse.lookout import Lookout
 
+CONTROL_EVERY_S: Final = 0.2
+"""How often workers look for new control data: an edit is to be in force at gates within a second. A look costs 0.3 ms
+with SQLite and 2 ms with PostgreSQL, too much for each of a budget worker's hundred turns a second."""
+
 _log = structlog.get_logger("meterhouse")
 
 
@@ -53,6 +58,7 @@ class House:
         self._writer = writer
         self._closing = ExitStack()
         self._last_snapshot: Snapshot | None = None
+        self._looked_s = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -164,6 +170,7 @@ class House:
             clock=now_us,
             settings=MeterSettings(
                 commit_every_s=settings.commit_every_s,
+                control_every_s=CONTROL_EVERY_S,
                 commit_events=settings.commit_events,
                 poll_records=settings.poll_records,
                 window_hours=settings.dedupe_window_hours,
@@ -222,8 +229,11 @@ class House:
         )
 
     def _steady_snapshot(self) -> Snapshot:
-        """The control data in force or, while its database is away, the last that was: work goes on, and each charge
-        says the version that rated it. Raises ControlUnavailable where there was none yet."""
+        """The control data in force CONTROL_EVERY_S ago or, while its database is away, the last that was: work goes
+        on, and each charge says the version that rated it. Raises ControlUnavailable where there was none yet."""
+        if self._last_snapshot is not None and monotonic() - self._looked_s < CONTROL_EVERY_S:
+            return self._last_snapshot
+        self._looked_s = monotonic()
         try:
             self._last_snapshot = self.control.snapshot()
         except ControlUnavailable as away:

@@ -107,6 +107,7 @@ def client_config(bootstrap: str, settings: KafkaSettings, trouble: Trouble) -> 
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 1_000,  # a broker is back within seconds: do not wait out the default 10 s
         "socket.keepalive.enable": True,
+        "socket.nagle.disable": True,  # a small request must not wait for the answer to the one before it
     }
 
 

@@ -7,7 +7,9 @@ makes spend fall until the meters have counted anew, and what was resolved is no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
+from decimal import Decimal
+from functools import lru_cache
 from typing import Final
 
 from meterhouse.ingest.event import Lateness
@@ -35,7 +37,7 @@ def alerts_of(state: BudgetState, budget: Budget, currency: str, now_us: int) ->
     window = (state.window_start_us, state.window_end_us)
     return [
         Alert(
-            id=alert_id("threshold", budget.id, *window, plain(threshold)),
+            id=threshold_alert_id(budget.id, window, threshold),
             kind="threshold",
             subject=budget.id,
             summary=f"budget {budget.id} has reached {plain(threshold)} % of its limit",
@@ -61,6 +63,17 @@ def budget_details(budget: Budget, currency: str) -> dict[str, object]:
         "window": {"every": budget.window.every, "time_zone": budget.window.time_zone},
         "on_exceeded": budget.on_exceeded,
     }
+
+
+def crossed_ids(state: BudgetState) -> list[str]:
+    """The ids of the alerts of all thresholds reached, ascending by threshold."""
+    window = (state.window_start_us, state.window_end_us)
+    return [threshold_alert_id(state.budget_id, window, threshold) for threshold in state.crossed]
+
+
+@lru_cache(100_000)  # thresholds that are reached, of one worker's budgets; some 20 MB
+def threshold_alert_id(budget_id: str, window: Window, threshold: Decimal) -> str:
+    return alert_id("threshold", budget_id, *window, plain(threshold))
 
 
 class AlertBook:
@@ -101,9 +114,13 @@ class AlertBook:
         if self._looked_us is None or now_us - self._looked_us >= LOOK_EVERY_US:
             self._looked_us = now_us
 
-    def due(self, which: BudgetWindow, crossed: Mapping[str, Alert], now_us: int) -> list[Alert]:
-        """What is news of a budget's window. `crossed`: the alerts of the thresholds it has reached, by id."""
-        fresh = [alert for id_, alert in crossed.items() if id_ not in self._raised]
+    def due(
+        self, which: BudgetWindow, crossed: Collection[str], alerts: Callable[[], Iterable[Alert]], now_us: int
+    ) -> list[Alert]:
+        """What is news of a budget's window. `crossed`: ids of the alerts of the thresholds it has reached; `alerts`:
+        these alerts, asked for where one of them is news."""
+        news = {id_ for id_ in crossed if id_ not in self._raised}
+        fresh = [alert for alert in alerts() if alert.id in news] if news else []
         for id_, alert in self._open.get(which, {}).items():
             why = self._gone(which, alert, id_ in crossed, now_us)
             if why is not None:

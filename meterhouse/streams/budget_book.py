@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 import msgspec
 
 from meterhouse.ingest.event import Lateness
 from meterhouse.streams.alert import Alert
-from meterhouse.streams.budget_alerts import AlertBook, BudgetWindow, alerts_of
+from meterhouse.streams.budget_alerts import AlertBook, BudgetWindow, alerts_of, crossed_ids
 from meterhouse.streams.budget_scope import definition_of
 from meterhouse.streams.budget_state import BudgetState, BudgetTable, counts_still, state_from_totals
 from meterhouse.streams.budget_totals import AsOfMark, BudgetTotal, LayoutMark, Mark, read_total_key
@@ -181,10 +182,8 @@ class BudgetBook:
             value = None if state is None else state.to_json()
             if value != self._said.get(which):
                 states[which] = value
-            crossed = (
-                [] if state is None else alerts_of(state, self._budgets[which[0]][0], self._snapshot.currency, now_us)
-            )
-            alerts += self._alerts.due(which, {alert.id: alert for alert in crossed}, now_us)
+            crossed = [] if state is None else crossed_ids(state)
+            alerts += self._alerts.due(which, crossed, partial(self._alerts_of, state, now_us), now_us)
         return Due(frozenset(windows), alerts, dict(self._terms), states, self._fresh(now_us, meters))
 
     def raised(self, due: Due) -> None:
@@ -222,6 +221,11 @@ class BudgetBook:
         if known is None or not counts_still(window, now_us, self._lateness):
             return None
         return state_from_totals(*known, window, self._table.totals(budget_id, window))
+
+    def _alerts_of(self, state: BudgetState | None, now_us: int) -> list[Alert]:
+        if state is None:
+            return []
+        return alerts_of(state, self._budgets[state.budget_id][0], self._snapshot.currency, now_us)
 
     def _fresh(self, now_us: int, meters: int) -> Fresh | None:
         """None: said a moment ago, or unknown: a partition's meter was never heard, or counts under other control data

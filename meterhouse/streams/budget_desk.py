@@ -41,7 +41,8 @@ APPEND_RECORDS: Final = 5_000
 SWEEP_EVERY_US: Final = 3_600 * 1_000_000
 """Windows close by the day; looking at each of them costs milliseconds."""
 LISTEN_EVERY_US: Final = 1_000_000
-"""How long another worker's last word may stand: what this one said is read again, a microsecond a record."""
+"""How long another worker's last word may stand. It costs asking the log for its ends, a millisecond; only where
+somebody else spoke is anything read."""
 MAX_FAILURES: Final = 20
 """One after another, with backoff up to 5 s: more than a minute of trouble, then stop loudly."""
 
@@ -84,6 +85,11 @@ class _Open:
     said_to: int = 0  # what follows from all before is said
     heard_to: int = 0  # of the states
     swept_us: int | None = None
+
+    def hear_own(self, offset: int) -> None:
+        """What the book has said stands at `offset`: where nobody spoke in between, it need not be read again."""
+        if offset == self.heard_to:
+            self.heard_to += 1
 
 
 class BudgetDesk:
@@ -191,11 +197,13 @@ class BudgetDesk:
         dues = {partition: opened.book.due(now_us, meters) for partition, opened in self._open.items()}
         alerts = self._say_alerts(dues)
         states = [message for partition, due in dues.items() for message in _states(partition, due)]
-        self._append(BUDGET_STATES, states)
+        said = self._append(BUDGET_STATES, states)
         for partition, due in dues.items():
             opened = self._open[partition]
             opened.book.said(due, now_us)
             opened.said_to = opened.read_to
+        for partition, offset in said:
+            self._open[partition].hear_own(offset)
         self._watch.judged(totals, sum(len(due.states) for due in dues.values()), alerts)
 
     def idle(self) -> bool:
@@ -260,9 +268,12 @@ class BudgetDesk:
                 self._open[partition].book.raised(due)
         return len(alerts)
 
-    def _append(self, topic: str, messages: Sequence[Message]) -> None:
+    def _append(self, topic: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
+        """The place of each, when all are in the log."""
+        places: list[tuple[int, int]] = []
         for start in range(0, len(messages), APPEND_RECORDS):
-            self._log.append(topic, messages[start : start + APPEND_RECORDS])
+            places += self._log.append(topic, messages[start : start + APPEND_RECORDS])
+        return places
 
 
 def _states(partition: int, due: Due) -> Iterator[Message]:

@@ -27,6 +27,7 @@ from faust.types.auth import CredentialsT
 
 from meterhouse.ingest.log import BUDGET_TOTALS, Records
 from meterhouse.streams.budget_desk import PASSING, BudgetDesk, BudgetWorkerStopped, Patience
+from meterhouse.streams.faust_consumer import QuickTransport
 
 INBOX_RECORDS: Final = 20_000
 """Taken in and not yet judged, some MB; beyond it Faust stops reading, and lag shows it."""
@@ -120,6 +121,7 @@ class FaustBudgetWorker:
             consumer_group_instance_id=settings.instance,
             producer_acks=-1,
         )
+        app.transport = QuickTransport(app.conf.broker_consumer, app)
         topic = app.topic(
             BUDGET_TOTALS, key_serializer="raw", value_serializer="raw", key_type=bytes, value_type=bytes,
             allow_empty=True, internal=False,

@@ -8,9 +8,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Context, Decimal
-from fractions import Fraction
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -179,13 +179,18 @@ def counts_still(window: Window, now_us: int, lateness: Lateness) -> bool:
 
 
 def state_of(
-    budget: Budget, window: Window, spent_pico: int, spent_tokens: int, offsets: Iterable[tuple[int, int]] = ()
+    budget: Budget,
+    window: Window,
+    spent_pico: int,
+    spent_tokens: int,
+    offsets: Iterable[tuple[int, int]] = (),
+    definition: str = "",
 ) -> BudgetState:
     """The state of a budget that spent so much in `window`. A limit of 0 is exceeded from the start."""
     spent, limit = (spent_tokens, budget.limit_tokens) if budget.limit_pico is None else (spent_pico, budget.limit_pico)
     if limit is None:
         raise ValueError(f"budget {budget.id} has no limit; set limit or limit_tokens")
-    crossed = tuple(t for t in sorted(set(budget.thresholds)) if spent * 100 >= Fraction(t) * limit)
+    crossed = tuple(t for t, over, under in _ratios(budget.thresholds) if spent * 100 * under >= over * limit)
     return BudgetState(
         budget_id=budget.id,
         window_start_us=window[0],
@@ -198,7 +203,14 @@ def state_of(
         crossed=crossed,
         on_exceeded=budget.on_exceeded,
         offsets=tuple(sorted(offsets)),
+        definition=definition,
     )
+
+
+@lru_cache(10_000)  # distinct lists of thresholds: few
+def _ratios(thresholds: tuple[Decimal, ...]) -> tuple[tuple[Decimal, int, int], ...]:
+    """Each threshold once, ascending, with its numerator and denominator."""
+    return tuple((threshold, *threshold.as_integer_ratio()) for threshold in sorted(set(thresholds)))
 
 
 def state_from_totals(
@@ -212,5 +224,5 @@ def state_from_totals(
     if not ours:
         return None
     cost_pico, tokens = sum(total.cost_pico for total in ours), sum(total.tokens for total in ours)
-    state = state_of(budget, window, cost_pico, tokens, ((total.partition, total.offset) for total in ours))
-    return replace(state, definition=definition)
+    offsets = ((total.partition, total.offset) for total in ours)
+    return state_of(budget, window, cost_pico, tokens, offsets, definition)

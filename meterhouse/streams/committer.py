@@ -78,9 +78,9 @@ class Committer:
         """Has a commit begun whose outcome was not taken yet?"""
         return self._in_flight is not None
 
-    def start(self, unit: Processed, before: Mapping[str, Sequence[Message]]) -> None:
-        """Begins a commit. `before`: what goes out to topics first, at least once: a crash between the two sends it
-        again."""
+    def start(self, unit: Callable[[], Processed], before: Mapping[str, Sequence[Message]]) -> None:
+        """Begins a commit of what `unit` puts together, in the ledger's thread. `before`: what goes out to topics
+        first, at least once: a crash between the two sends it again."""
         assert self._in_flight is None
         self._in_flight = self._thread.submit(self._commit, unit, before)
 
@@ -140,12 +140,12 @@ class Committer:
         else:
             self.stop.wait(seconds)
 
-    def _commit(self, unit: Processed, before: Mapping[str, Sequence[Message]]) -> Outcome:
+    def _commit(self, unit: Callable[[], Processed], before: Mapping[str, Sequence[Message]]) -> Outcome:
         start_s = time.monotonic()
         for topic, messages in before.items():
             for run in in_appends(messages):
                 self.patiently(partial(self._log.append, topic, run))
-        left: Processed | None = unit
+        left: Processed | None = unit()
         fenced: frozenset[int] = frozenset()
         while left is not None:
             moved = self.patiently(partial(self._try, left))

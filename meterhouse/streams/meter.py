@@ -37,7 +37,7 @@ from meterhouse.streams.dedupe_runs import Damaged
 from meterhouse.streams.dedupe_store import Dedupe, MemoryDedupe
 from meterhouse.streams.ledger import Ledger, Position
 from meterhouse.streams.meter_buffer import Buffer, Work, events_read
-from meterhouse.streams.pipeline import process
+from meterhouse.streams.pipeline import process_run
 from meterhouse.streams.rate_card import compile_rates
 from meterhouse.streams.totals_publisher import TotalsPublisher
 from meterhouse.streams.watch import Lag, MeterHooks
@@ -196,7 +196,7 @@ class Meter:
         )
         before = {records.partition: self._positions[records.partition] for records in polled}
         try:
-            unit = process(polled, decoded, before, self._indexes, self._rates)
+            unit = process_run(polled, decoded, before, self._indexes, self._rates)
         except Damaged as damage:
             _log.warning("local dedupe files are damaged; the lake has their keys", reason=str(damage))
             self._drop(frozenset(before))  # the others' indexes may have taken keys in already
@@ -360,7 +360,7 @@ class Meter:
         due = buffer.events >= self.settings.commit_events or age_us >= self.settings.commit_every_s * 1e6
         if due or force or buffer.payload_bytes >= self.settings.buffer_bytes // 2:
             self._buffer = Buffer()
-            self._committer.start(buffer.unit(), buffer.messages())
+            self._committer.start(buffer.unit, buffer.messages())
 
     def _settle(self, *, block: bool) -> None:
         """Takes the outcome of the commit in flight, if it has one (waits for it when `block`)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +21,15 @@ from meterhouse.ingest.event import REQUEST_TYPE, TOKEN_KINDS
 from meterhouse.ingest.log import Records
 from meterhouse.streams.columns import codes_of, int32s, int64s, names_of, one_chunk
 from meterhouse.streams.dedupe import KeyIndex, key_halves
-from meterhouse.streams.ledger import CHARGE_SCHEMA, NODE_EVENT_SCHEMA, Counts, Position, Processed
+from meterhouse.streams.ledger import (
+    CHARGE_SCHEMA,
+    LATENCY_SCHEMA,
+    NODE_EVENT_SCHEMA,
+    ROLLUP_SCHEMA,
+    Counts,
+    Position,
+    Processed,
+)
 from meterhouse.streams.money import pico_sum
 from meterhouse.streams.rate_card import Rates
 from meterhouse.streams.rating import DISPOSITIONS, Rated, rate
@@ -44,7 +52,19 @@ def process(
     indexes: Mapping[int, KeyIndex],
     rates: Rates,
 ) -> Processed:
-    """What a run of records came to.
+    """What a run of records came to, all of it: `process_run` and `completed`."""
+    return completed(process_run(records, decoded, before, indexes, rates))
+
+
+def process_run(
+    records: Sequence[Records],
+    decoded: Decoded,
+    before: Mapping[int, Position],
+    indexes: Mapping[int, KeyIndex],
+    rates: Rates,
+) -> Processed:
+    """What a run of records came to, without what follows from the rest, `hours` and `latency`: budget totals do not
+    wait for these, and they are worked out once for all runs of a commit (`merge_all`).
 
     `records`: at most one run per partition. `decoded`: what became of exactly these. `before`: where each of their
     partitions stood. `indexes`: the partitions' dedupe indexes, which take the accepted keys in; whoever drops the
@@ -71,8 +91,8 @@ def process(
         charges=_charges(requests, rated, rates.version),
         node_events=node_events.select(NODE_EVENT_SCHEMA.names).cast(NODE_EVENT_SCHEMA),
         minutes=by_minute,
-        hours=hours(by_minute),
-        latency=latency(requests),
+        hours=ROLLUP_SCHEMA.empty_table(),
+        latency=LATENCY_SCHEMA.empty_table(),
         rejects=decoded.rejects,
         before={partition: before[partition] for partition in runs},
         after=_after(decoded, runs, accepted, requests, rated),
@@ -81,20 +101,28 @@ def process(
     return processed
 
 
+def completed(unit: Processed) -> Processed:
+    """The unit with its `hours` and `latency`, from its minutes and charges. Raises LawBroken."""
+    by_hour = hours(unit.minutes)
+    _check_rolled_up(by_hour, unit.minutes, "roll-ups by hour and by minute")
+    # From the charges: adding up histograms, which are hardly smaller than these, takes three times as long.
+    return replace(unit, hours=by_hour, latency=latency(one_chunk(unit.charges.select(LATENCY_COLUMNS))))
+
+
 def merge(a: Processed, b: Processed) -> Processed:
     """Two results, `b` read after `a`, as one commit."""
     return merge_all([a, b])
 
 
 def merge_all(units: Sequence[Processed]) -> Processed:
-    """Results in the order in which they were read, as one commit. At least one.
+    """Results in the order in which they were read, as one complete commit. At least one.
 
     ValueError when one does not start where an earlier one left a partition.
     """
     if not units:
         raise ValueError("nothing to merge: a commit needs at least one result")
     if len(units) == 1:
-        return units[0]
+        return completed(units[0])
     before: dict[int, Position] = {}
     after: dict[int, Position] = {}
     for unit in units:
@@ -106,19 +134,17 @@ def merge_all(units: Sequence[Processed]) -> Processed:
                 )
             before.setdefault(partition, position)
         after.update(unit.after)
-    charges = _stacked(unit.charges for unit in units)
-    by_minute = merge_rollups([unit.minutes for unit in units])
-    return Processed(
-        charges=charges,
+    merged = Processed(
+        charges=_stacked(unit.charges for unit in units),
         node_events=_stacked(unit.node_events for unit in units),
-        minutes=by_minute,
-        hours=hours(by_minute),
-        # Anew from the charges: adding up histograms, which are hardly smaller than these, takes three times as long.
-        latency=latency(one_chunk(charges.select(LATENCY_COLUMNS))),
+        minutes=merge_rollups([unit.minutes for unit in units]),
+        hours=ROLLUP_SCHEMA.empty_table(),
+        latency=LATENCY_SCHEMA.empty_table(),
         rejects=[reject for unit in units for reject in unit.rejects],
         before=before,
         after=after,
     )
+    return completed(merged)
 
 
 def without(unit: Processed, partitions: Collection[int]) -> Processed | None:
@@ -275,12 +301,22 @@ def _check_sums(processed: Processed, rated: Rated) -> None:
     # What was counted, against the rows themselves.
     _law(1, counted.billed + counted.unpriced + counted.unbilled, len(charges), "requests counted and charges")
     _law(1, counted.informational, len(processed.node_events), "node events counted and their rows")
-    cost_pico = _exact_sum(rated.cost_pico)
-    for rolled_up in (processed.minutes, processed.hours):
-        _law(2, sum(pico_sum(rolled_up[kind.cost]) for kind in TOKEN_KINDS), cost_pico, "roll-up and charges in pico")
-        _law(2, _exact_sum(int64s(rolled_up["requests"])), len(charges), "requests in roll-up and charges")
-        for kind in TOKEN_KINDS:
-            _law(2, _exact_sum(int64s(rolled_up[kind.tokens])), _exact_sum(int64s(charges[kind.tokens])), kind.tokens)
+    rolled_up = processed.minutes
+    _law(2, _pico(rolled_up), _exact_sum(rated.cost_pico), "roll-up and charges in pico")
+    _law(2, _exact_sum(int64s(rolled_up["requests"])), len(charges), "requests in roll-up and charges")
+    for kind in TOKEN_KINDS:
+        _law(2, _exact_sum(int64s(rolled_up[kind.tokens])), _exact_sum(int64s(charges[kind.tokens])), kind.tokens)
+
+
+def _check_rolled_up(a: pa.Table, b: pa.Table, what: str) -> None:
+    """LawBroken unless two roll-ups of the same say the same (law 2)."""
+    _law(2, _pico(a), _pico(b), f"{what}, in pico")
+    for name in ("requests", *(kind.tokens for kind in TOKEN_KINDS)):
+        _law(2, _exact_sum(int64s(a[name])), _exact_sum(int64s(b[name])), f"{what}, {name}")
+
+
+def _pico(rolled_up: pa.Table) -> int:
+    return sum(pico_sum(rolled_up[kind.cost]) for kind in TOKEN_KINDS)
 
 
 def _since(before: Position, after: Position) -> Counts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import pytest
 class Request:
     headers: dict[str, str]
     body: bytes
+    at_us: int = field(default_factory=lambda: time.time_ns() // 1_000)  # when it came
 
 
 @dataclass

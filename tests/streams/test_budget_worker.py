@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,14 @@ from meterhouse.ingest.log import (
     USAGE_EVENTS,
     LogUnavailable,
     Message,
+    Records,
     TopicSpec,
+    partition_of,
 )
 from meterhouse.ingest.sqlite_log import SqliteLog
 from meterhouse.streams.alerts import MemoryOutbox, OutboxUnavailable
 from meterhouse.streams.budget import Alert, BudgetTotal, definition_of
-from meterhouse.streams.budget_desk import MAX_FAILURES, BudgetDesk, BudgetWorkerStopped
+from meterhouse.streams.budget_desk import LISTEN_EVERY_US, MAX_FAILURES, BudgetDesk, BudgetWorkerStopped
 from meterhouse.streams.budget_worker import EmbeddedBudgetWorker, budget_topics
 from meterhouse.streams.gate_wire import state_key
 from tests.streams.budget_builders import budget, snapshot, us
@@ -33,9 +36,15 @@ CONTROL = snapshot(budget())
 
 
 class FailingLog(SqliteLog):
-    """Fails the appends to the topics in `down`."""
+    """Fails the appends to the topics in `down`. Counts the states that are read."""
 
     down: frozenset[str] = frozenset()
+    states_read = 0
+
+    def read(self, topic: str, partition: int, offset: int, max_records: int) -> Records:
+        records = super().read(topic, partition, offset, max_records)
+        self.states_read += len(records) if topic == BUDGET_STATES else 0
+        return records
 
     def append(self, topic: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
         if topic in self.down:
@@ -72,8 +81,8 @@ def publish(log: SqliteLog, offset: int, share: int) -> None:
     log.append(BUDGET_TOTALS, [total.message(2)])
 
 
-def make_worker(log: SqliteLog, outbox: MemoryOutbox) -> EmbeddedBudgetWorker:
-    return EmbeddedBudgetWorker(log, BudgetDesk(log, lambda: CONTROL, outbox, lambda: NOW))
+def make_worker(log: SqliteLog, outbox: MemoryOutbox, clock: Callable[[], int] = lambda: NOW) -> EmbeddedBudgetWorker:
+    return EmbeddedBudgetWorker(log, BudgetDesk(log, lambda: CONTROL, outbox, clock))
 
 
 def appended(log: SqliteLog, topic: str) -> int:
@@ -176,6 +185,32 @@ def test_a_running_worker_takes_in_what_comes_and_stops(log: FailingLog) -> None
     worker.close()
     assert not thread.is_alive()
     assert (spent(log), sorted(str(e.alert.threshold) for e in outbox.list())) == (100, ["100", "50", "80"])
+
+
+def test_a_worker_does_not_read_again_what_it_said_itself(log: FailingLog) -> None:
+    worker = make_worker(log, MemoryOutbox(), itertools.count(NOW, LISTEN_EVERY_US).__next__)
+    for offset in range(1, 4):
+        publish(log, offset, offset)
+        worker.run_once(1.0)
+    assert (log.states_read, spent(log)) == (0, 3)
+    worker.close()
+
+
+def test_what_somebody_else_says_between_two_states_of_a_worker_does_not_stand(log: FailingLog) -> None:
+    now_us = NOW
+    worker = make_worker(log, MemoryOutbox(), lambda: now_us)
+    publish(log, 1, 10)
+    worker.run_once(1.0)
+    place = partition_of(b"acme-month", 2)
+    log.append(BUDGET_STATES, [Message(state_key("gone", NOVEMBER), b"{}", partition=place)])
+    publish(log, 2, 20)
+    worker.run_once(1.0)  # speaks before it listens
+    now_us += LISTEN_EVERY_US
+    worker.run_once(0.0)
+    said = log.read(BUDGET_STATES, place, 0, 1_000)
+    last = dict(zip(said.keys, said.values, strict=True))
+    assert (last[state_key("gone", NOVEMBER)], spent(log)) == (None, 20)
+    worker.close()
 
 
 def test_an_empty_log_leaves_a_worker_idle_after_its_first_turn(log: FailingLog) -> None:
