@@ -61,7 +61,10 @@ class BudgetBook:
         self._said: dict[BudgetWindow, bytes] = {}
         self._said_terms: dict[str, bytes] = {}
         self._terms: dict[str, bytes | None] = {}  # still to be said
-        self._marks: dict[int, AsOfMark] = {}
+        self._marks: dict[int, AsOfMark] = {}  # in force, by partition of usage events
+        self._new_marks: dict[int, AsOfMark] = {}
+        self._bound_marks: dict[int, AsOfMark] = {}  # in force as soon as all before `_bound` is read
+        self._bound = 0
         self._said_fresh_us: int | None = None  # when
         self._dirty: set[BudgetWindow] = set()
         self._overtaken: dict[bytes, BudgetTotal] = {}
@@ -97,7 +100,7 @@ class BudgetBook:
         elif isinstance(said, LayoutMark):
             self.mark(said)
         else:
-            self._marks[said.partition] = said
+            self._new_marks[said.partition] = said
 
     def apply(self, total: BudgetTotal) -> None:
         key = total.key()
@@ -118,10 +121,29 @@ class BudgetBook:
         """Takes in that totals of an older layout are void, and that a meter has begun anew from the lake: what the one
         before it had counted and not committed may be gone from a compacted topic, so how far that one was holds no
         more."""
-        self._marks.pop(mark.partition, None)
+        for marks in (self._marks, self._new_marks, self._bound_marks):
+            marks.pop(mark.partition, None)
         for total in self._table.mark(mark):
             self._void[total.key()] = total
             self._dirty.add((total.budget_id, (total.window_start_us, total.window_end_us)))
+
+    @property
+    def waits_for_marks(self) -> bool:
+        """Are there marks that are not in force yet?"""
+        return bool(self._new_marks or self._bound_marks)
+
+    def reached(self, read_to: int, end: int) -> None:
+        """All totals before `read_to` are taken in, and then the topic ended at `end`. Puts marks in force.
+
+        A mark speaks of what stands before it. Compaction may have taken a total from there, since a newer one of its
+        key stood behind what was read; it is in the book when all that was there then is.
+        """
+        if read_to >= self._bound:
+            self._marks |= self._bound_marks
+            self._bound_marks, self._new_marks, self._bound = self._new_marks, {}, end
+        if read_to >= self._bound:
+            self._marks |= self._bound_marks
+            self._bound_marks = {}
 
     def forget(self, key: bytes) -> None:
         """Takes in the tombstone of a total. Raises ValueError where the key is no total's."""

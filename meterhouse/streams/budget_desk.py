@@ -192,6 +192,10 @@ class BudgetDesk:
         for partition, opened in self._open.items():
             opened.book.follow(snapshot)
             self._sweep(partition, opened, now_us)
+        if any(opened.book.waits_for_marks for opened in self._open.values()):
+            for partition, end in self._log.end_offsets(BUDGET_TOTALS).items():
+                if partition in self._open:
+                    self._open[partition].book.reached(self._open[partition].read_to, end)
         self._say_overtaken()
         meters = self._log.partitions(USAGE_EVENTS)
         dues = {partition: opened.book.due(now_us, meters) for partition, opened in self._open.items()}

@@ -86,8 +86,8 @@ def alerts_named_anew(stack: ExitStack, _: Die) -> None:
 def alerts_kept_but_not_told(stack: ExitStack, _: Die) -> None:
     append = BudgetDesk._append
 
-    def silent(desk: BudgetDesk, topic: str, messages: Sequence[Message]) -> None:
-        append(desk, topic, () if topic == BUDGET_ALERTS else messages)
+    def silent(desk: BudgetDesk, topic: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
+        return append(desk, topic, () if topic == BUDGET_ALERTS else messages)
 
     stack.enter_context(patch.object(BudgetDesk, "_append", silent))
 

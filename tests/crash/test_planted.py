@@ -16,6 +16,8 @@ from tests.crash.planted import BUGS, planted
 from tests.crash.stage import Stage
 
 SEEDS = (1, 2, 3)
+MORE_SEEDS = range(1, 9)
+"""Threads of a meter and its ledger race as they like, so a seed is not the same run twice."""
 TURNS = 110
 """Some ten commits, deaths and rebalances each: three seconds."""
 
@@ -47,8 +49,10 @@ def test_meters_that_are_right_lose_nothing_and_bill_nothing_twice(tmp_path: Pat
 def test_a_planted_bug_is_caught(tmp_path: Path, bug: str) -> None:
     found: list[str] = []
     with planted(bug, die):
-        for seed in SEEDS:  # a bug that needs a bad moment may not meet one in a run
+        for seed in MORE_SEEDS:  # a bug that needs a bad moment may not meet one in a run
+            if found:
+                break
             (tmp_path / str(seed)).mkdir()
-            found = found or differences(tmp_path / str(seed), seed)
+            found = differences(tmp_path / str(seed), seed)
     print(f"\n{bug}:", *found, sep="\n  ")
     assert found

@@ -9,10 +9,11 @@ import pytest
 from meterhouse.ingest.event import Lateness
 from meterhouse.streams.alert import Alert, alert_id
 from meterhouse.streams.budget import BudgetTable, BudgetTotal, alerts_of, state_from_totals, state_of
-from meterhouse.streams.budget_totals import LayoutMark, read_total
+from meterhouse.streams.budget_book import BudgetBook
+from meterhouse.streams.budget_totals import AsOfMark, LayoutMark, read_total
 from meterhouse.streams.control import Scope
-from meterhouse.streams.gate_wire import read_state_key
-from tests.streams.budget_builders import DAY_US, budget, us
+from meterhouse.streams.gate_wire import Fresh, read_state_key
+from tests.streams.budget_builders import DAY_US, budget, snapshot, us
 
 NOVEMBER = (us("2026-10-31T23:00"), us("2026-11-30T23:00"))
 NOW = us("2026-11-20T12:00")
@@ -215,3 +216,29 @@ def test_a_state_is_one_json_value() -> None:
 def test_a_budget_without_a_limit_is_refused() -> None:
     with pytest.raises(ValueError, match="set limit or limit_tokens"):
         state_of(budget(limit_pico=None), NOVEMBER, 0, 0)
+
+
+def test_a_mark_is_in_force_when_all_that_was_there_after_it_is_read() -> None:
+    """Compaction may have taken a total from before the mark, since a newer one of its key stands behind it."""
+    book = BudgetBook()
+    book.follow(snapshot(budget()))
+    book.hear(AsOfMark(0, NOW, 7, control_version=1))
+    book.reached(read_to=10, end=12)
+    assert book.due(NOW, meters=1).fresh is None
+    book.hear(AsOfMark(0, NOW + 1, 8, control_version=1))
+    book.reached(read_to=11, end=14)
+    assert book.due(NOW, meters=1).fresh is None
+    book.reached(read_to=12, end=15)
+    assert book.due(NOW, meters=1).fresh == Fresh(partition=0, as_of_us=NOW, offsets={"0": 7})
+    book.reached(read_to=15, end=15)
+    assert book.due(NOW, meters=1).fresh == Fresh(partition=0, as_of_us=NOW + 1, offsets={"0": 8})
+
+
+def test_what_was_marked_before_a_meter_took_over_never_comes_into_force() -> None:
+    book = BudgetBook()
+    book.follow(snapshot(budget()))
+    book.hear(AsOfMark(0, NOW, 7, control_version=1))
+    book.reached(read_to=10, end=12)
+    book.hear(LayoutMark(0, 0))
+    book.reached(read_to=12, end=12)
+    assert book.due(NOW, meters=1).fresh is None
