@@ -70,7 +70,7 @@ def alerts_told_before_they_are_kept(stack: ExitStack, die: Die) -> None:
         with patch.object(desk, "_outbox", later):
             told = _say_alerts(desk, dues)
         calls += told > 0
-        if told and calls % EVERY == 0:
+        if told and calls % 2:  # the first too: few are told at all
             die()
         later.outbox.add(later.alerts)
         return told
