@@ -100,7 +100,7 @@ class Nursery:
     def __init__(self, log: Path, plant: str = "") -> None:
         self._log, self._plant = log, plant
         self._children: dict[int, Child] = {}
-        self._born: list[int] = []
+        self._born: list[Child] = []  # it may be over before its starter has it
         self._is_ready = False
         self._heard = threading.Condition()
 
@@ -142,7 +142,7 @@ class Nursery:
             os.write(self._orders, f"{order}\n".encode())
             if not self._heard.wait_for(lambda: bool(self._born), READY_S):
                 raise TimeoutError(f"no child after {READY_S} s: see {self._log}")
-            return self._children[self._born.pop()]
+            return self._born.pop()
 
     def _listen(self) -> None:
         with os.fdopen(os.dup(self._news), encoding="ascii") as news:
@@ -151,7 +151,7 @@ class Nursery:
                 with self._heard:
                     if what == "born":
                         self._children[int(pid)] = Child(int(pid), time.monotonic())
-                        self._born.append(int(pid))
+                        self._born.append(self._children[int(pid)])
                         self._heard.notify_all()
                     elif what == "ready":
                         self._is_ready = True
