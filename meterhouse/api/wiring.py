@@ -157,6 +157,7 @@ class House:
     def meter(self) -> Meter:
         """The meter of this home's log; the house must be the lake's writer. Its caller closes it."""
         settings = self.settings
+        self._looked_s = float("-inf")  # a worker that starts knows the control data of now
         # Arrow's own pool hands memory back at once, and having it faulted in again is a fifth of the meter's time.
         pa.set_memory_pool(pa.system_memory_pool())
         ledger = LakeLedger(self.lake)
@@ -188,6 +189,7 @@ class House:
     def budget_worker(self) -> BudgetWorker:
         """On Kafka a member of the group of budget workers; its caller closes it."""
         log, settings = self._ungrouped_log, self.settings
+        self._looked_s = float("-inf")
         desk = BudgetDesk(log, self._steady_snapshot, self.outbox, now_us, self.lateness, watch=self.metrics)
         if settings.kafka_bootstrap is None:
             return EmbeddedBudgetWorker(log, desk)

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Final, NoReturn
 from unittest.mock import patch
 
@@ -80,7 +81,8 @@ def alerts_told_before_they_are_kept(stack: ExitStack, die: Die) -> None:
 
 def alerts_named_anew(stack: ExitStack, _: Die) -> None:
     """By whoever raises them, and when."""
-    stack.enter_context(patch("meterhouse.streams.budget_alerts.alert_id", lambda *_: str(uuid.uuid4())))
+    anew = lru_cache(None)(lambda *_: str(uuid.uuid4()))
+    stack.enter_context(patch("meterhouse.streams.budget_alerts.threshold_alert_id", anew))
 
 
 def alerts_kept_but_not_told(stack: ExitStack, _: Die) -> None:

@@ -114,6 +114,6 @@ def test_groups_of_meters_and_budget_workers_survive_what_chance_does_to_them(fo
 @pytest.mark.parametrize("bug", ["index_not_rebuilt_on_assignment", "offset_before_rows"])
 def test_a_bug_planted_in_real_processes_is_caught(folder: Path, bug: str) -> None:
     rig = replace(embedded(folder), plant=bug)
-    outcome = run(rig, 4, (("work", "--until-idle"),))
+    outcome = run(rig, 8, (("work", "--until-idle"),))
     assert outcome.differences
     shutil.rmtree(folder)
