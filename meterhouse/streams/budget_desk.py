@@ -28,6 +28,7 @@ from meterhouse.ingest.log import (
     Message,
     Records,
     partition_of,
+    reached,
 )
 from meterhouse.streams.alerts import AlertOutbox, OutboxUnavailable
 from meterhouse.streams.budget_book import BudgetBook, Due
@@ -217,11 +218,8 @@ class BudgetDesk:
         if any(opened.book.version != self._snapshots().version for opened in self._open.values()):
             return False
         ends = self._log.end_offsets(BUDGET_TOTALS)
-        # A compacted topic may end in offsets whose records are gone, so an end above is looked at again.
-        return all(
-            opened.said_to >= ends[partition] or not self._log.read(BUDGET_TOTALS, partition, opened.said_to, 1)
-            for partition, opened in self._open.items()
-        )
+        said_to = {partition: opened.said_to for partition, opened in self._open.items()}
+        return reached(self._log, BUDGET_TOTALS, said_to, {partition: ends[partition] for partition in said_to})
 
     def _listen(self, now_us: int) -> None:
         """Hears what was said of our partitions, by whomever."""

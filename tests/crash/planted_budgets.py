@@ -22,8 +22,6 @@ from meterhouse.streams.budget_totals import BudgetTotal
 
 Die = Callable[[], NoReturn]
 
-EVERY: Final = 3
-"""A bug that needs a bad moment has it at every third alert."""
 
 _apply = BudgetTable.apply
 _assign = BudgetDesk.assign
