@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from meterhouse.api.clock import now_us
@@ -12,6 +13,7 @@ from meterhouse.streams.alert import Alert, AlertKind, resolution_of, rfc3339
 from meterhouse.streams.alerts import SILENCED, AlertFilter, AlertPlace, Delivery, OutboxEntry
 from meterhouse.streams.silences import MAX_TEXT, BadSilence, Silence
 from meterhouse.warehouse.reports.errors import ReportError
+from meterhouse.warehouse.view import View
 
 Json = dict[str, Any]
 
@@ -24,8 +26,17 @@ class AlertDesk:
     """Alerts, acknowledgements and silences of a house. Wrong input raises ReportError, an unknown id NoSuch, and a
     database that does not answer OutboxUnavailable. May be shared between threads."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, view: View) -> None:
+        """`view`: what of alerts and silences is seen: those of the budgets that are."""
         self._house = house
+        self._view = view
+
+    @property
+    def _budgets(self) -> frozenset[str] | None:
+        """Budgets whose alerts and silences are seen; None: all alerts and silences are, of whatever kind."""
+        if self._view.is_whole:
+            return None
+        return frozenset(budget.id for budget in self._view.cut(self._house.control.snapshot()).budgets)
 
     def page(self, matching: AlertFilter, after: str | None, limit: int) -> Json:
         """At most `limit` alerts that match, the newest first, and `next`: what to give as `after` for those behind."""
@@ -33,7 +44,7 @@ class AlertDesk:
             place = None if after is None else AlertPlace.from_token(after)
         except ValueError as wrong:
             raise ReportError(str(wrong)) from None
-        found = self._house.outbox.list(matching, after=place, limit=limit + 1)
+        found = self._house.outbox.list(replace(matching, budgets=self._budgets), after=place, limit=limit + 1)
         page, at_us = found[:limit], now_us()
         more = page[-1].place.token if len(found) > limit else None
         return {"alerts": [alert_json(entry, at_us) for entry in page], "next": more}
@@ -53,7 +64,7 @@ class AlertDesk:
 
     def silences(self) -> Json:
         """Silences that are not over, the first to end first."""
-        return {"silences": [silence_json(each) for each in self._house.silences.standing(now_us())]}
+        return {"silences": [silence_json(each) for each in self._standing()]}
 
     def silence(
         self,
@@ -64,7 +75,9 @@ class AlertDesk:
         reason: str,
     ) -> Json:
         """A new silence for `span_us`: its start (None: now) and its end."""
-        at_us = now_us()
+        budgets, at_us = self._budgets, now_us()
+        if budgets is not None and subject not in budgets:
+            raise NoSuch(f"there is no budget {subject!r}: GET /v1/budgets lists them")
         start_us, until_us = span_us
         try:
             made = Silence(
@@ -86,13 +99,20 @@ class AlertDesk:
 
     def end_silence(self, silence_id: str) -> None:
         try:
+            if silence_id not in {each.id for each in self._standing()}:
+                raise KeyError(silence_id)
             self._house.silences.end(silence_id, now_us())
         except KeyError:
             raise NoSuch(f"no silence {silence_id} stands: `alerts silences` (GET /v1/silences) lists them") from None
 
+    def _standing(self) -> Sequence[Silence]:
+        budgets = self._budgets
+        return [each for each in self._house.silences.standing(now_us()) if budgets is None or each.subject in budgets]
+
     def _entry(self, alert_id: str) -> OutboxEntry:
+        # What is not seen is not looked for: it takes as long as what is not there.
         try:
-            return self._house.outbox.get(alert_id)
+            return self._house.outbox.get(alert_id, self._budgets)
         except KeyError:
             raise NoSuch(f"there is no alert {alert_id}: `alerts` (GET /v1/alerts) lists them all") from None
 

@@ -13,9 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from meterhouse.api import problems, schemas
 from meterhouse.api.alert_desk import NoSuch
+from meterhouse.api.auth.guard import Open, check_guarded
 from meterhouse.api.figures import Reports
 from meterhouse.api.metrics import Metrics
-from meterhouse.api.routes import admissions, alerts, budget_states, events, health, prices, reports
+from meterhouse.api.routes import admissions, alerts, budget_states, events, health, prices, rejects, reports
 from meterhouse.api.streams import Streams
 from meterhouse.api.wiring import House
 from meterhouse.ingest.log import LogError
@@ -23,6 +24,7 @@ from meterhouse.streams.alerts import OutboxUnavailable
 from meterhouse.warehouse.control import ControlUnavailable
 from meterhouse.warehouse.lake import LakeError
 from meterhouse.warehouse.reports.errors import ReportError
+from meterhouse.warehouse.view import EVERYTHING
 
 DESCRIPTION = """The meter and the books of an LLM platform.
 
@@ -47,14 +49,16 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
         ],
     )
     app.state.house = house
-    app.state.reports = Reports(house)
+    app.state.reports = Reports(house, EVERYTHING)
     app.state.workers_alive = workers_alive
     app.state.streams = Streams()
+    app.state.authenticator = Open()
     problems.install(app)
     app.add_middleware(CountRequests, metrics=house.metrics)
     _install_domain_errors(app)
-    for routes in (admissions, events, budget_states, prices, reports, alerts, health):
+    for routes in (admissions, events, budget_states, prices, reports, rejects, alerts, health):
         app.include_router(routes.router)
+    check_guarded(app)
     _add_schemas(app)
     return app
 

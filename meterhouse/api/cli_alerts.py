@@ -28,6 +28,7 @@ from meterhouse.api.clock import now_us
 from meterhouse.api.figures import Json, Span
 from meterhouse.api.wiring import House
 from meterhouse.streams.alerts import AlertFilter
+from meterhouse.warehouse.view import EVERYTHING
 
 _LENGTH: Final = re.compile(r"([1-9]\d{0,5})([mhd])")
 _SECONDS: Final = {"m": 60, "h": 3_600, "d": 86_400}
@@ -66,7 +67,7 @@ def alerts(
         return
     span = span_of(from_, to)
     with errors(), House(settings_of(ctx)) as house:
-        desk = AlertDesk(house)
+        desk = AlertDesk(house, EVERYTHING)
         report = desk.page(_filter(span, status, kind), None, limit)
         open_ones = desk.page(_filter(span, Status.open, kind), None, limit) if form is Format.table else report
     if not emit(form, report, report["alerts"]):
@@ -116,7 +117,7 @@ def ack(
 ) -> None:
     """Says who looks after an alert. It stays open until its reason is gone."""
     with errors(), House(settings_of(ctx)) as house:
-        told = AlertDesk(house).acknowledge(alert, by or user_name(), note)
+        told = AlertDesk(house, EVERYTHING).acknowledge(alert, by or user_name(), note)
     out.print(f"acknowledged by {told['acknowledged_by']}: {told['summary']}", markup=False, soft_wrap=True)
 
 
@@ -137,7 +138,7 @@ def silence(
         raise typer.BadParameter("give one of the two", param_hint="--subject / --budget")
     until_us = now_us() + _length_us(length)
     with errors(), House(settings_of(ctx)) as house:
-        made = AlertDesk(house).silence(
+        made = AlertDesk(house, EVERYTHING).silence(
             subject or budget, None if kind is None else kind.value, (None, until_us), by or user_name(), reason
         )
     out.print(f"silence {made['id']} until {tables.shown_time(made['until'])}", markup=False, soft_wrap=True)
@@ -147,7 +148,7 @@ def silence(
 def silences(ctx: typer.Context, form: FormatOption = Format.table) -> None:
     """Silences that are not over, the first to end first."""
     with errors(), House(settings_of(ctx)) as house:
-        report = AlertDesk(house).silences()
+        report = AlertDesk(house, EVERYTHING).silences()
     if emit(form, report, report["silences"]):
         return
     rows = [
@@ -172,7 +173,7 @@ def unsilence(
 ) -> None:
     """Ends a silence now. What it kept quiet is not posted later."""
     with errors(), House(settings_of(ctx)) as house:
-        AlertDesk(house).end_silence(silence_id)
+        AlertDesk(house, EVERYTHING).end_silence(silence_id)
     out.print(f"silence {silence_id} is over", markup=False)
 
 

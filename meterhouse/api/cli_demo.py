@@ -21,6 +21,7 @@ from meterhouse.api.figures import Reports, Span
 from meterhouse.api.settings import Settings
 from meterhouse.api.wiring import House
 from meterhouse.streams.alerts import EVERY_ALERT
+from meterhouse.warehouse.view import EVERYTHING
 
 EVENTS: Final = 40_000
 DAYS: Final = 21
@@ -57,7 +58,7 @@ def demo(
 
 
 def _show(house: House) -> None:
-    reports = Reports(house)
+    reports = Reports(house, EVERYTHING)
     end_us = now_us()
     weeks = Span(end_us - DAYS * 86_400 * 1_000_000, end_us)
     show_chargeback(reports.chargeback(weeks, ("tenant", "application"), {}))
@@ -66,7 +67,7 @@ def _show(house: House) -> None:
     out.print()
     show_budgets(reports.budgets(Span()))
     out.print()
-    show_alerts(AlertDesk(house).page(EVERY_ALERT, None, 15))
+    show_alerts(AlertDesk(house, EVERYTHING).page(EVERY_ALERT, None, 15))
 
 
 def _fresh(settings: Settings) -> Settings:

@@ -32,6 +32,7 @@ from meterhouse.api.wiring import House
 from meterhouse.ingest.event import MAX_EVENT_BYTES
 from meterhouse.ingest.repair import BadEdit, edited
 from meterhouse.warehouse.reports.rejects import RejectFilter
+from meterhouse.warehouse.view import EVERYTHING
 
 _PAYLOAD_SHOWN: Final = 60
 """Characters of a payload in a table; JSON has all of it."""
@@ -59,7 +60,7 @@ def report(
     span = span_of(from_, to)
     with errors(), House(settings_of(ctx)) as house:
         matching = RejectFilter(span.from_us, span.to_us, tuple(reason or ()))
-        made = Reports(house).rejects(matching, None, limit, resolved=everything)
+        made = Reports(house, EVERYTHING).rejects(matching, None, limit, resolved=everything)
     if emit(form, made, made["rejects"]):
         return
     rows = [
@@ -96,7 +97,7 @@ def requeue(
         lines = [desk.find(parse_place(each)) for each in place or ()]
         if place is None:
             matching = RejectFilter(reasons=tuple(reason or ()), tenant=tenant)
-            lines = [*Reports(house).open_rejects(matching, limit)]
+            lines = [*Reports(house, EVERYTHING).open_rejects(matching, limit)]
         outcomes = desk.requeue(lines, dry_run=dry_run)
     _show(outcomes)
     done = sum(each.done for each in outcomes)

@@ -24,6 +24,7 @@ from meterhouse.api.cli_common import (
 )
 from meterhouse.api.figures import Json, Reports, Span, names_of
 from meterhouse.api.wiring import House
+from meterhouse.warehouse.view import EVERYTHING
 
 
 class Bucket(StrEnum):
@@ -59,7 +60,7 @@ def chargeback(
     """What was billed, per group, exactly. Without a range: the current month (UTC)."""
     span = span_of(from_, to)
     with errors(), House(settings_of(ctx)) as house:
-        report = Reports(house).chargeback(span, names_of(group_by), {})
+        report = Reports(house, EVERYTHING).chargeback(span, names_of(group_by), {})
     if not emit(form, report, report["lines"]):
         show_chargeback(report)
 
@@ -81,7 +82,7 @@ def usage(
     """Requests by status and tokens of every request, in buckets of time. Without a range: the current month (UTC)."""
     span = span_of(from_, to)
     with errors(), House(settings_of(ctx)) as house:
-        report = Reports(house).usage(span, every.value, names_of(group_by), {})
+        report = Reports(house, EVERYTHING).usage(span, every.value, names_of(group_by), {})
     if not emit(form, report, report["lines"]):
         title = f"Usage per {report['every']}, {_range(report)}"
         out.print(tables.table(title, report["lines"], total=report["total"], may_go=_LESS_TOLD, console=out))
@@ -93,7 +94,7 @@ def slo(ctx: typer.Context, from_: FromOption = None, to: ToOption = None, form:
     window, ending now."""
     span = span_of(from_, to)
     with errors(), House(settings_of(ctx)) as house:
-        report = Reports(house).slo(span)
+        report = Reports(house, EVERYTHING).slo(span)
     if not emit(form, report, report["objectives"]):
         show_slo(report)
 
@@ -129,7 +130,7 @@ def budgets(
     each budget's current window."""
     span = span_of(from_, to)
     with errors(), House(settings_of(ctx)) as house:
-        report = Reports(house).budgets(span)
+        report = Reports(house, EVERYTHING).budgets(span)
     if not emit(form, report, report["budgets"]):
         show_budgets(report)
 
@@ -160,7 +161,7 @@ def verify(
     if span != Span():
         err.print("note: verify always checks the whole lake; --from and --to change nothing")
     with errors(), House(settings_of(ctx)) as house:
-        report = Reports(house).verify()
+        report = Reports(house, EVERYTHING).verify()
     if not emit(form, report, report["laws"]):
         show_laws(report)
     if not report["balanced"]:

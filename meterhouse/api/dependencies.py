@@ -9,6 +9,7 @@ from fastapi import Depends, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
+from meterhouse.api.auth.guard import CallerOf
 from meterhouse.api.clock import BadTime, parse_time
 from meterhouse.api.figures import Reports, Span
 from meterhouse.api.ingest import Ingest
@@ -32,10 +33,11 @@ async def house(request: Request) -> House:
     return parts
 
 
-async def reports(request: Request) -> Reports:
+async def reports(request: Request, who: CallerOf) -> Reports:
+    """As the caller sees them."""
     shared = request.app.state.reports
     assert isinstance(shared, Reports)
-    return shared
+    return shared.seen_by(who.view)
 
 
 async def ingest(request: Request) -> Ingest:

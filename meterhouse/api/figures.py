@@ -12,6 +12,7 @@ from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, EventLog, whole_t
 from meterhouse.streams.budget import BudgetTable, BudgetTotal
 from meterhouse.streams.budget_totals import read_total, read_total_key
 from meterhouse.streams.control import EMPTY, Snapshot
+from meterhouse.warehouse.books import Books, SeenBooks
 from meterhouse.warehouse.reject_resolutions import RejectPlace, Resolution
 from meterhouse.warehouse.reports.as_of import Freshness, Positions, positions_of
 from meterhouse.warehouse.reports.budgets import budgets
@@ -22,6 +23,7 @@ from meterhouse.warehouse.reports.slo import slo
 from meterhouse.warehouse.reports.to_json import rfc3339, to_json
 from meterhouse.warehouse.reports.usage import Every, usage
 from meterhouse.warehouse.verify import verify
+from meterhouse.warehouse.view import View
 
 Json = dict[str, Any]
 
@@ -51,34 +53,54 @@ def names_of(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
 
 
-class Reports:
-    """Every figure that leaves the house comes from here. May be shared between threads."""
+@dataclass(slots=True)
+class _Kept:
+    """What is worth keeping between reports, of all that is there."""
 
-    def __init__(self, house: House) -> None:
+    positions: Positions | None = None
+    carded: Snapshot = EMPTY
+
+
+class Reports:
+    """Every figure that leaves the house comes from here, cut to what `view` sees. May be shared between threads."""
+
+    def __init__(self, house: House, view: View, kept: _Kept | None = None) -> None:
         self._house = house
-        self._positions: Positions | None = None
-        self._carded = EMPTY
+        self._view = view
+        self._kept = kept or _Kept()
+
+    def seen_by(self, view: View) -> Reports:
+        """The same reports for someone else."""
+        return Reports(self._house, view, self._kept)
+
+    @property
+    def _books(self) -> Books:
+        return SeenBooks(self._house.lake, self._view)
+
+    @property
+    def _control(self) -> Snapshot:
+        return self._view.cut(self._house.control.snapshot())
 
     def chargeback(self, span: Span, group_by: Sequence[str], filters: Mapping[str, Sequence[str]]) -> Json:
-        house, fresh = self._house, self.freshness()
+        fresh = self.freshness()
         selection = Selection(*span.or_month(fresh.read_at_us), filters)
-        return to_json(chargeback(house.lake, self._with_every_card(), selection, group_by, fresh))
+        return to_json(chargeback(self._books, self._with_every_card(), selection, group_by, fresh))
 
     def usage(self, span: Span, every: Every, group_by: Sequence[str], filters: Mapping[str, Sequence[str]]) -> Json:
-        house, fresh = self._house, self.freshness()
+        fresh = self.freshness()
         selection = Selection(*span.or_month(fresh.read_at_us), filters)
-        return to_json(usage(house.lake, house.control.snapshot(), selection, group_by, every, fresh))
+        return to_json(usage(self._books, self._control, selection, group_by, every, fresh))
 
     def slo(self, span: Span) -> Json:
-        house, fresh = self._house, self.freshness()
+        fresh = self.freshness()
         between = span.or_none(fresh.read_at_us)
         at_us = between[1] if between else fresh.read_at_us
-        return to_json(slo(house.lake, house.control.snapshot(), at_us, between, fresh))
+        return to_json(slo(self._books, self._control, at_us, between, fresh))
 
     def budgets(self, span: Span) -> Json:
-        house, fresh = self._house, self.freshness()
+        fresh = self.freshness()
         between = span.or_none(fresh.read_at_us)
-        return to_json(budgets(house.lake, house.control.snapshot(), fresh.read_at_us, between, fresh))
+        return to_json(budgets(self._books, self._control, fresh.read_at_us, between, fresh))
 
     def rejects(self, matching: RejectFilter, after: str | None, limit: int, *, resolved: bool = False) -> Json:
         """A page of `limit` rejects, each with what was done about it; those that are done with only if `resolved`."""
@@ -98,7 +120,7 @@ class Reports:
         known: dict[RejectPlace, Resolution] = {}
         kept: list[RejectLine] = []
         while True:
-            page = rejects(self._house.lake, matching, place, max(limit, _REJECTS_READ), self.freshness())
+            page = rejects(self._books, matching, place, max(limit, _REJECTS_READ), self.freshness())
             known |= self._house.resolutions.of(map(place_of, page.lines))
             kept += [line for line in page.lines if resolved or not _is_done(known.get(place_of(line)))]
             place = page.next
@@ -118,9 +140,9 @@ class Reports:
     def _with_every_card(self) -> Snapshot:
         """Control data in force with the replaced rate cards too: charges may name them."""
         snapshot = self._house.control.snapshot()
-        if snapshot.version != self._carded.version:
-            self._carded = replace(snapshot, rate_cards=self._house.control.every_card())
-        return self._carded
+        if snapshot.version != self._kept.carded.version:
+            self._kept.carded = replace(snapshot, rate_cards=self._house.control.every_card())
+        return self._view.cut(self._kept.carded)
 
     def lag_records(self) -> int:
         """Records of the log that the lake does not hold yet."""
@@ -142,9 +164,10 @@ class Reports:
 
     def _read_positions(self) -> Positions:
         """Read anew only when the lake has a newer snapshot: reading them costs as much as a report."""
+        kept = self._kept
         with self._house.lake.read() as cursor:
-            self._positions = positions_of(self._house.lake, cursor, self._positions)
-        return self._positions
+            kept.positions = positions_of(self._house.lake, cursor, kept.positions)
+            return kept.positions
 
 
 def place_of(line: RejectLine) -> RejectPlace:

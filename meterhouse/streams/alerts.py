@@ -159,6 +159,7 @@ class AlertFilter:
     subject: str | None = None
     status: AlertStatus | None = None
     at_us: int = 0
+    budgets: frozenset[str] | None = None  # only alerts about these budgets
 
     def matches(self, entry: OutboxEntry) -> bool:
         alert = entry.alert
@@ -167,6 +168,7 @@ class AlertFilter:
             and (self.to_us is None or alert.created_us < self.to_us)
             and self.kind in (None, alert.kind)
             and self.subject in (None, alert.subject)
+            and (self.budgets is None or alert.budget_id in self.budgets)
             and (self.status is None or self._has_status(entry))
         )
 
@@ -209,8 +211,8 @@ class AlertOutbox(Protocol):
         """It is done with, and nobody hears of it. No effect on one that a channel has, or that is done with."""
         ...
 
-    def get(self, alert_id: str) -> OutboxEntry:
-        """One alert with its story."""
+    def get(self, alert_id: str, budgets: frozenset[str] | None = None) -> OutboxEntry:
+        """One alert with its story. KeyError too when `budgets` are given and it is about none of them."""
         ...
 
     def open(self, now_us: int, limit: int, kind: AlertKind | None = None) -> Sequence[OutboxEntry]:
@@ -261,9 +263,12 @@ class MemoryOutbox:
         with self._lock:
             self._entries[alert_id] = silenced(self._entries[alert_id], now_us)
 
-    def get(self, alert_id: str) -> OutboxEntry:
+    def get(self, alert_id: str, budgets: frozenset[str] | None = None) -> OutboxEntry:
         with self._lock:
-            return self._told(self._entries[alert_id])
+            entry = self._told(self._entries[alert_id])
+        if not AlertFilter(budgets=budgets).matches(entry):
+            raise KeyError(alert_id)
+        return entry
 
     def open(self, now_us: int, limit: int, kind: AlertKind | None = None) -> Sequence[OutboxEntry]:
         return self.list(AlertFilter(kind=kind, status="open", at_us=now_us), limit=limit)

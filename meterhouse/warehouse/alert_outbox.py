@@ -63,8 +63,8 @@ class SqlAlertOutbox:
     def silence(self, alert_id: str, now_us: int) -> None:
         self._change(alert_id, lambda entry: silenced(entry, now_us))
 
-    def get(self, alert_id: str) -> OutboxEntry:
-        found = self._read(_ENTRIES.where(ALERTS.c.id == alert_id))
+    def get(self, alert_id: str, budgets: frozenset[str] | None = None) -> OutboxEntry:
+        found = self._read(_ENTRIES.where(ALERTS.c.id == alert_id, *_conditions(AlertFilter(budgets=budgets))))
         if not found:
             raise KeyError(alert_id)
         return found[0]
@@ -124,6 +124,8 @@ def _conditions(matching: AlertFilter) -> list[sa.ColumnElement[bool]]:
         found.append(columns.kind == matching.kind)
     if matching.subject is not None:
         found.append(columns.subject == matching.subject)
+    if matching.budgets is not None:
+        found.append(columns.budget_id.in_(matching.budgets))
     if matching.status is not None:
         ended = sa.or_(_RESOLVED_US.is_not(None), sa.func.coalesce(columns.window_end_us <= matching.at_us, sa.false()))
         found += [columns.resolves.is_(None), ended if matching.status == "resolved" else sa.not_(ended)]

@@ -164,3 +164,68 @@ REJECT_RESOLUTIONS: Final = sa.Table(
     sa.Column("note", sa.Text),
     sa.Column("sent", sa.LargeBinary),
 )
+
+API_KEYS: Final = sa.Table(
+    "api_keys",
+    METADATA,
+    sa.Column("id", KEY, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("grants", sa.JSON),  # a list of {tenant, application}; null: all tenants
+    sa.Column("secret_hash", sa.LargeBinary, nullable=False),  # SHA-256 of 32 random bytes: nothing to guess
+    sa.Column("created_us", sa.BigInteger, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("expires_us", sa.BigInteger),
+    sa.Column("revoked_us", sa.BigInteger),
+    sa.Column("replaces", KEY),
+    sa.Column("last_used_us", sa.BigInteger),
+)
+
+AUDIT_LOG: Final = sa.Table(
+    "audit_log",  # `audit` says what the columns mean
+    METADATA,
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),  # JSON, as it was hashed
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+)
+
+AUDIT_HEAD: Final = sa.Table(
+    "audit_head",  # one row: the newest entry
+    METADATA,
+    sa.Column("id", sa.Integer, sa.CheckConstraint("id = 1", name="one_row"), primary_key=True, autoincrement=False),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+)
+
+TENANT_PLACES: Final = sa.Table(
+    "tenant_places",  # where each tenant stood in the organisation, and who paid for it, from a time on
+    METADATA,
+    sa.Column("tenant", KEY, primary_key=True),
+    sa.Column("from_us", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("org", sa.JSON, nullable=False),
+    sa.Column("cost_center", sa.Text),
+    sa.Column("recorded_version", sa.Integer, nullable=False),
+)
+
+EVENT_TYPES: Final = sa.Table(
+    "event_types",  # foreign event types, and where in their data a usage event's fields are
+    METADATA,
+    sa.Column("type", KEY, primary_key=True),
+    sa.Column("place", sa.Integer, nullable=False),
+    sa.Column("fields", sa.JSON, nullable=False),
+)
+
+IDEMPOTENCY_KEYS: Final = sa.Table(
+    "idempotency_keys",  # what was answered to a write, so that it can be answered again
+    METADATA,
+    sa.Column("caller", KEY, primary_key=True),
+    sa.Column("key", KEY, primary_key=True),
+    sa.Column("digest", sa.LargeBinary, nullable=False),  # of method, path and body
+    sa.Column("status", sa.Integer),  # null: it is being done
+    sa.Column("body", sa.LargeBinary),
+    sa.Column("at_us", sa.BigInteger, nullable=False, index=True),
+)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from time import monotonic
-from typing import Final, Self
+from typing import Any, Final, Protocol, Self
 
 import duckdb
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -137,6 +137,14 @@ class LakeConfig:
             return f"ATTACH {sql_text(f'ducklake:postgres:{place}')} AS {_ALIAS} ({', '.join(options)})"
         options += ["META_JOURNAL_MODE 'WAL'", f"META_BUSY_TIMEOUT {_BUSY_TIMEOUT_MS}"]
         return f"ATTACH {sql_text(f'ducklake:sqlite:{self.catalogue}')} AS {_ALIAS} ({', '.join(options)})"
+
+
+class Cursor(Protocol):
+    """What queries run on, within one read: all of it is of one snapshot."""
+
+    def execute(self, query: str, parameters: Any = None, /) -> duckdb.DuckDBPyConnection: ...
+
+    def register(self, view_name: str, python_object: object, /) -> duckdb.DuckDBPyConnection: ...
 
 
 class Lake:
@@ -268,7 +276,7 @@ class Lake:
                 " snapshots longer"
             )
 
-    def snapshot_id(self, cursor: duckdb.DuckDBPyConnection) -> int:
+    def snapshot_id(self, cursor: Cursor) -> int:
         """The snapshot that this cursor's transaction sees."""
         row = cursor.execute(f"FROM ducklake_current_snapshot('{_ALIAS}')").fetchone()
         assert row is not None

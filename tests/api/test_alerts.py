@@ -211,7 +211,7 @@ def test_a_silence_that_cannot_be_is_a_400_that_says_what_to_do(site: Site, chan
 
 
 def test_a_database_that_does_not_answer_is_a_503(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    def away(alert_id: str) -> None:
+    def away(*_: object) -> None:
         raise OutboxUnavailable("the alerts database does not answer (locked)")
 
     monkeypatch.setattr(site.house.outbox, "get", away)

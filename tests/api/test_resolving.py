@@ -23,6 +23,7 @@ from meterhouse.warehouse.control_plan import plan
 from meterhouse.warehouse.reject_resolutions import RejectPlace
 from meterhouse.warehouse.reports.errors import ReportError
 from meterhouse.warehouse.reports.rejects import RejectFilter, RejectLine
+from meterhouse.warehouse.view import EVERYTHING
 from tests.api.test_http import CONTROL, event
 
 GLOBEX = CONTROL.replace("rate_card:", "  - {id: globex, name: Globex, org: [group], cost_center: CC-2}\nrate_card:")
@@ -52,17 +53,18 @@ def work(house: House) -> None:
 
 
 def rejected(house: House, **matching: Any) -> list[RejectLine]:
-    return list(Reports(house).open_rejects(RejectFilter(**matching), 1_000))
+    return list(Reports(house, EVERYTHING).open_rejects(RejectFilter(**matching), 1_000))
 
 
 def billed(house: House) -> dict[str, int]:
-    lines = Reports(house).chargeback(Span(), ("tenant",), {})["lines"]
+    lines = Reports(house, EVERYTHING).chargeback(Span(), ("tenant",), {})["lines"]
     return {line["tenant"]: line["billed_requests"] for line in lines}
 
 
 def states(house: House) -> list[str]:
     return sorted(
-        line["state"] for line in Reports(house).rejects(RejectFilter(), None, 1_000, resolved=True)["rejects"]
+        line["state"]
+        for line in Reports(house, EVERYTHING).rejects(RejectFilter(), None, 1_000, resolved=True)["rejects"]
     )
 
 
@@ -84,7 +86,7 @@ def test_events_of_a_tenant_that_was_added_later_are_sent_again_and_billed_once(
     assert billed(house) == {"acme": 1, "globex": 2}
     assert [line.payload for line in rejected(house)] == [b"{rubbish"]
     assert states(house) == ["open", "requeued", "requeued"]
-    assert Reports(house).verify()["balanced"]
+    assert Reports(house, EVERYTHING).verify()["balanced"]
 
 
 class Broken:
@@ -120,7 +122,7 @@ def test_a_requeue_that_was_interrupted_is_finished_and_billed_once(
     assert billed(house) == {"globex": 1}
     assert not desk.requeue(lines, dry_run=False)[0].done
     assert states(house) == ["requeued"]
-    assert Reports(house).verify()["balanced"]
+    assert Reports(house, EVERYTHING).verify()["balanced"]
 
 
 def test_a_repair_is_judged_before_it_is_sent_and_other_bytes_cannot_follow_it(
@@ -153,9 +155,9 @@ def test_a_whole_record_can_be_repaired_or_discarded_and_keeps_its_bytes(house: 
     work(house)
     assert billed(house) == {"acme": 1}
     assert states(house) == ["discarded", "repaired"]
-    kept = Reports(house).rejects(RejectFilter(at=place_of(second)), None, 1, resolved=True)["rejects"][0]
+    kept = Reports(house, EVERYTHING).rejects(RejectFilter(at=place_of(second)), None, 1, resolved=True)["rejects"][0]
     assert (kept["note"], kept["resolved_by"], kept["reason"]) == ("a port scan", "ada", second.reason)
-    assert Reports(house).rejects(RejectFilter(), None, 10)["rejects"] == []
+    assert Reports(house, EVERYTHING).rejects(RejectFilter(), None, 10)["rejects"] == []
 
 
 def test_pages_leave_out_what_is_done_with_and_miss_nothing(house: House) -> None:
@@ -164,7 +166,7 @@ def test_pages_leave_out_what_is_done_with_and_miss_nothing(house: House) -> Non
     RejectDesk(house, "ada").discard(lines[1:4], "noise")
     seen, after = [], None
     while True:
-        page = Reports(house).rejects(RejectFilter(), after, 1)
+        page = Reports(house, EVERYTHING).rejects(RejectFilter(), after, 1)
         seen += [line["payload"] for line in page["rejects"]]
         if (after := page["next"]) is None:
             break

@@ -9,11 +9,13 @@ from fastapi import APIRouter, Request, Response
 
 from meterhouse.api import schemas
 from meterhouse.api.admissions import answer_of
+from meterhouse.api.auth.caller import Permission
+from meterhouse.api.auth.guard import only
 from meterhouse.api.dependencies import HouseOf, body_of, request_body
 from meterhouse.api.problems import MEDIA_TYPE, Problem, responses
 from meterhouse.streams import gate_http
 
-router = APIRouter(prefix="/v1/admissions", tags=["admissions"])
+router = APIRouter(prefix="/v1/admissions", tags=["admissions"], dependencies=only(Permission.admit))
 
 JSON: Final = "application/json"
 _WRONG: Final = ("malformed-body", "invalid-parameter", "too-large", "unsupported-media-type")

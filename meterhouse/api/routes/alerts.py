@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response
 
 from meterhouse.api import schemas
 from meterhouse.api.alert_desk import AlertDesk
+from meterhouse.api.auth.caller import Permission
+from meterhouse.api.auth.guard import CallerOf, only
 from meterhouse.api.clock import now_us
 from meterhouse.api.dependencies import HouseOf, LimitOf, SpanOf, body_of, request_body
 from meterhouse.api.problems import responses
@@ -19,14 +21,17 @@ from meterhouse.warehouse.reports.groups import microseconds_of
 router = APIRouter(prefix="/v1", tags=["alerts"], responses=responses("invalid-parameter", "unavailable"))
 
 
-def _desk(house: HouseOf) -> AlertDesk:
-    return AlertDesk(house)
+def _desk(house: HouseOf, who: CallerOf) -> AlertDesk:
+    return AlertDesk(house, who.view)
 
+
+READ: Final = only(Permission.read_alerts)
+ANSWER: Final = only(Permission.answer_alerts)
 
 DeskOf = Annotated[AlertDesk, Depends(_desk)]
 
 
-@router.get("/alerts", response_model=schemas.Alerts, summary="Alerts")
+@router.get("/alerts", dependencies=READ, response_model=schemas.Alerts, summary="Alerts")
 def alerts(
     desk: DeskOf,
     span: SpanOf,
@@ -44,7 +49,11 @@ def alerts(
 
 
 @router.get(
-    "/alerts/{alert_id}", response_model=schemas.AlertStory, summary="One alert", responses=responses("not-found")
+    "/alerts/{alert_id}",
+    dependencies=READ,
+    response_model=schemas.AlertStory,
+    summary="One alert",
+    responses=responses("not-found"),
 )
 def alert(desk: DeskOf, alert_id: str) -> dict[str, Any]:
     """An alert with its history: raised, delivered by channel, acknowledged, resolved."""
@@ -53,6 +62,7 @@ def alert(desk: DeskOf, alert_id: str) -> dict[str, Any]:
 
 @router.post(
     "/alerts/{alert_id}/acknowledgement",
+    dependencies=ANSWER,
     response_model=schemas.AlertStory,
     summary="Acknowledge an alert",
     responses=responses("not-found", "too-large"),
@@ -65,7 +75,7 @@ def acknowledge(
     return desk.acknowledge(alert_id, said.by, said.note)
 
 
-@router.get("/silences", response_model=schemas.Silences, summary="Silences")
+@router.get("/silences", dependencies=READ, response_model=schemas.Silences, summary="Silences")
 def silences(desk: DeskOf) -> dict[str, Any]:
     """Those that are not over, the first to end first; at most a thousand stand."""
     return desk.silences()
@@ -73,6 +83,7 @@ def silences(desk: DeskOf) -> dict[str, Any]:
 
 @router.post(
     "/silences",
+    dependencies=ANSWER,
     response_model=schemas.Silence,
     status_code=201,
     summary="Silence alerts",
@@ -86,7 +97,13 @@ def silence(desk: DeskOf, asked: Annotated[schemas.NewSilence, Depends(body_of(s
     return desk.silence(asked.subject, asked.kind, span_us, asked.by, asked.reason)
 
 
-@router.delete("/silences/{silence_id}", status_code=204, summary="End a silence", responses=responses("not-found"))
+@router.delete(
+    "/silences/{silence_id}",
+    dependencies=ANSWER,
+    status_code=204,
+    summary="End a silence",
+    responses=responses("not-found"),
+)
 def end_silence(desk: DeskOf, silence_id: str) -> Response:
     """It is over from now on. What it kept quiet is not posted later."""
     desk.end_silence(silence_id)

@@ -11,13 +11,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from meterhouse.api.auth.caller import Permission
+from meterhouse.api.auth.guard import only
 from meterhouse.api.dependencies import HouseOf
 from meterhouse.api.problems import Problem, responses
 from meterhouse.api.streams import Streams
 from meterhouse.streams.gate_hub import StateHub, Subscription, TooManySubscriptions
 from meterhouse.streams.gate_wire import ALIVE, CAUGHT_UP, LINE_EVERY_S, record_line, write_line
 
-router = APIRouter(prefix="/v1", tags=["admissions"])
+router = APIRouter(prefix="/v1", tags=["admissions"], dependencies=only(Permission.read_budget_states))
 
 MEDIA_TYPE: Final = "application/x-ndjson"
 CHUNK_BYTES: Final = 64 * 1024  # written at a time, and one line more: what a socket takes in one go

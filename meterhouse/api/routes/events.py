@@ -7,11 +7,13 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from meterhouse.api.auth.caller import Permission
+from meterhouse.api.auth.guard import only
 from meterhouse.api.dependencies import HouseOf, IngestOf, read_body
 from meterhouse.api.problems import Problem, responses
 from meterhouse.ingest import log as event_log
 
-router = APIRouter(tags=["ingest"])
+router = APIRouter(tags=["ingest"], dependencies=only(Permission.publish))
 
 MEDIA_TYPES: Final = (event_log.STRUCTURED, event_log.BATCH, "application/json")
 _BODY: Final = {

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from meterhouse.api import schemas
-from meterhouse.api.dependencies import HouseOf, ReportsOf
+from meterhouse.api.dependencies import HouseOf
 from meterhouse.ingest.log import USAGE_EVENTS, LogError
 from meterhouse.warehouse.control import ControlUnavailable
 from meterhouse.warehouse.lake import LakeError
@@ -22,7 +22,7 @@ def alive() -> dict[str, Any]:
 
 
 @router.get("/readyz", response_model=schemas.Health, summary="Ready", responses={503: {"model": schemas.Health}})
-def ready(request: Request, response: Response, house: HouseOf, reports: ReportsOf) -> dict[str, Any]:
+def ready(request: Request, response: Response, house: HouseOf) -> dict[str, Any]:
     """200 when log, control data and lake can be read, the gate knows its budgets and the workers run; else 503, and
     which one fails. How old the spend is that admissions go by is said, and no failure: each budget has its policy for
     that."""
@@ -30,7 +30,7 @@ def ready(request: Request, response: Response, house: HouseOf, reports: Reports
     try:
         checks["log"] = sum(house.log.end_offsets(USAGE_EVENTS).values())
         checks["control_version"] = house.control.version()
-        checks["lake_lag_records"] = reports.lag_records()
+        checks["lake_lag_records"] = request.app.state.reports.lag_records()
         checks["gate_ready"] = house.admissions.gate.ready
         checks["budget_state_age_s"] = house.admissions.state_age_s()
     except (LogError, ControlUnavailable, LakeError) as trouble:

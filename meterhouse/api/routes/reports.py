@@ -7,14 +7,19 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from meterhouse.api import schemas
-from meterhouse.api.dependencies import FiltersOf, LimitOf, ReportsOf, SpanOf
+from meterhouse.api.auth.caller import Permission
+from meterhouse.api.auth.guard import only
+from meterhouse.api.dependencies import FiltersOf, ReportsOf, SpanOf
 from meterhouse.api.figures import names_of
 from meterhouse.api.problems import responses
-from meterhouse.ingest.batch import Reason
-from meterhouse.warehouse.reports.rejects import RejectFilter
 from meterhouse.warehouse.reports.usage import Every
 
-router = APIRouter(prefix="/v1", tags=["reports"], responses=responses("invalid-parameter", "unavailable"))
+router = APIRouter(
+    prefix="/v1",
+    tags=["reports"],
+    dependencies=only(Permission.read_reports),
+    responses=responses("invalid-parameter", "unauthenticated", "forbidden", "unavailable"),
+)
 
 GroupBy = Annotated[
     str | None,
@@ -26,7 +31,12 @@ GroupBy = Annotated[
 ]
 
 
-@router.get("/chargeback", response_model=schemas.Chargeback, response_model_exclude_unset=True, summary="Chargeback")
+@router.get(
+    "/chargeback",
+    response_model=schemas.Chargeback,
+    response_model_exclude_unset=True,
+    summary="Chargeback",
+)
 def chargeback(reports: ReportsOf, span: SpanOf, filters: FiltersOf, group_by: GroupBy = None) -> dict[str, Any]:
     """What was billed per group, exact to the last of twelve decimals. Without a range: the current month (UTC)."""
     return reports.chargeback(span, names_of(group_by), filters)
@@ -51,18 +61,3 @@ def slo(reports: ReportsOf, span: SpanOf) -> dict[str, Any]:
 def budgets(reports: ReportsOf, span: SpanOf) -> dict[str, Any]:
     """Each budget's current window, or all its windows in the given range: limit, spend, state, forecast."""
     return reports.budgets(span)
-
-
-@router.get("/rejects", response_model=schemas.Rejects, summary="Rejected events")
-def rejects(
-    reports: ReportsOf,
-    span: SpanOf,
-    reason: Annotated[list[Reason] | None, Query(description="only these reasons")] = None,
-    tenant: Annotated[str | None, Query(description="only this tenant, as the event claims it")] = None,
-    after: Annotated[str | None, Query(description="`next` of the page before")] = None,
-    limit: LimitOf = 100,
-    resolved: Annotated[bool, Query(description="those too that were requeued, repaired or discarded")] = False,
-) -> dict[str, Any]:
-    """Events that were not taken, with reason and bytes; the newest arrival first. The range is of arrival."""
-    matching = RejectFilter(span.from_us, span.to_us, tuple(reason or ()), tenant)
-    return reports.rejects(matching, after, limit, resolved=resolved)

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-import duckdb
-
-from meterhouse.warehouse.lake import Lake
+from meterhouse.warehouse.books import Books
+from meterhouse.warehouse.lake import Cursor
 from meterhouse.warehouse.reports.query import Query
 
 
@@ -55,18 +54,18 @@ class AsOf:
 _POSITIONS: Final = Query('SELECT "partition", next_offset, arrived_us FROM positions ORDER BY "partition"')
 
 
-def positions_of(lake: Lake, cursor: duckdb.DuckDBPyConnection, known: Positions | None = None) -> Positions:
+def positions_of(books: Books, cursor: Cursor, known: Positions | None = None) -> Positions:
     """The positions of the snapshot that `cursor` reads; `known` itself when it is of that snapshot."""
-    snapshot = lake.snapshot_id(cursor)
+    snapshot = books.snapshot_id(cursor)
     if known is not None and known.snapshot == snapshot:
         return known
     return Positions(snapshot, tuple(Committed(*row) for row in _POSITIONS.rows(cursor)))
 
 
-def as_of(lake: Lake, cursor: duckdb.DuckDBPyConnection, freshness: Freshness | None) -> AsOf:
+def as_of(books: Books, cursor: Cursor, freshness: Freshness | None) -> AsOf:
     """Of the snapshot that `cursor` reads. Without `freshness` the lag is unknown, and the watermark is what the
     slowest partition's newest commit tells."""
-    return judged(positions_of(lake, cursor, freshness.positions if freshness else None), freshness)
+    return judged(positions_of(books, cursor, freshness.positions if freshness else None), freshness)
 
 
 def judged(positions: Positions, freshness: Freshness | None) -> AsOf:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final
 
-import duckdb
 import pyarrow as pa
 
 from meterhouse.ingest.event import TOKEN_KINDS
@@ -20,6 +19,7 @@ from meterhouse.streams.control import Budget, Snapshot, WindowSpec
 from meterhouse.streams.forecast import HISTORY_DAYS, Day, days_between
 from meterhouse.streams.money import to_pico
 from meterhouse.streams.windows import window_of
+from meterhouse.warehouse.lake import Cursor
 from meterhouse.warehouse.reports.query import COST, DAY_US, HOUR_US, Condition, Query, between
 
 Spend = tuple[int, int]
@@ -46,7 +46,7 @@ _ALL_TOKENS: Final = " + ".join(f"sum({kind.tokens})" for kind in TOKEN_KINDS)
 _BILLED: Final = Condition("disposition = 'billed'")
 
 
-def budget_days(cursor: duckdb.DuckDBPyConnection, snapshot: Snapshot, at_us: int) -> Mapping[str, BudgetDays]:
+def budget_days(cursor: Cursor, snapshot: Snapshot, at_us: int) -> Mapping[str, BudgetDays]:
     """By budget id. The window and the running day are those that hold `at_us`."""
     specs = {budget.window for budget in snapshot.budgets}
     calendars = {spec.time_zone: _calendar(spec.time_zone, at_us) for spec in specs}
@@ -79,7 +79,7 @@ def _calendar(zone: str, at_us: int) -> tuple[Day, ...]:
 
 
 def _spends(
-    cursor: duckdb.DuckDBPyConnection, snapshot: Snapshot, spans: Sequence[tuple[str, int, int, int]]
+    cursor: Cursor, snapshot: Snapshot, spans: Sequence[tuple[str, int, int, int]]
 ) -> dict[tuple[int, str, int], Spend]:
     """By (budget's number, calendar, number in it), where there is any. `spans`: (calendar, number in it, start, end);
     a budget's calendars are its zone and its kind of window."""

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import duckdb
-
 from meterhouse.ingest.event import TOKEN_KINDS
 from meterhouse.streams.budget import BudgetState, Window, state_of
 from meterhouse.streams.control import Budget, Snapshot
 from meterhouse.streams.forecast import Forecast, days_between, forecast
 from meterhouse.streams.money import to_pico
 from meterhouse.streams.windows import window_of, windows_between
-from meterhouse.warehouse.lake import Lake
+from meterhouse.warehouse.books import Books
+from meterhouse.warehouse.lake import Cursor
 from meterhouse.warehouse.reports.as_of import AsOf, Freshness, as_of
 from meterhouse.warehouse.reports.budget_days import BudgetDays, Spend, budget_days
 from meterhouse.warehouse.reports.errors import ReportError
@@ -50,7 +49,7 @@ class Budgets:
 
 
 def budgets(
-    lake: Lake,
+    books: Books,
     snapshot: Snapshot,
     at_us: int,
     between_us: tuple[int, int] | None = None,
@@ -66,11 +65,11 @@ def budgets(
     wanted = [(budget, window) for budget in snapshot.budgets for window in _windows(budget, at_us, between_us)]
     if len(wanted) > MAX_WINDOWS:
         raise ReportError(f"more than {MAX_WINDOWS:,} windows of budgets lie in this range: take a shorter one")
-    with lake.read() as cursor:
+    with books.read() as cursor:
         running = any(start_us < at_us < end_us for _, (start_us, end_us) in wanted)
         days = budget_days(cursor, snapshot, at_us) if running else {}
         spends = [_spent(cursor, snapshot, budget, window, days.get(budget.id)) for budget, window in wanted]
-        figures_as_of = as_of(lake, cursor, freshness)
+        figures_as_of = as_of(books, cursor, freshness)
     lines = tuple(
         BudgetLine(budget, state, forecast_of(state, budget, days.get(budget.id), at_us))
         for (budget, window), spent in zip(wanted, spends, strict=True)
@@ -98,9 +97,7 @@ def _windows(budget: Budget, at_us: int, between_us: tuple[int, int] | None) -> 
     return [window_of(budget.window, at_us)] if between_us is None else windows_between(budget.window, *between_us)
 
 
-def _spent(
-    cursor: duckdb.DuckDBPyConnection, snapshot: Snapshot, budget: Budget, window: Window, days: BudgetDays | None
-) -> Spend:
+def _spent(cursor: Cursor, snapshot: Snapshot, budget: Budget, window: Window, days: BudgetDays | None) -> Spend:
     """All budgets' current windows are read together; the others one by one, each from the coarsest roll-ups."""
     if days is not None and days.window == window and days.spent is not None:
         return days.spent

@@ -10,7 +10,7 @@ from typing import Any, Final
 from meterhouse.ingest.event import TOKEN_KINDS
 from meterhouse.streams.control import Snapshot
 from meterhouse.streams.money import to_pico
-from meterhouse.warehouse.lake import Lake
+from meterhouse.warehouse.books import Books
 from meterhouse.warehouse.reports.as_of import AsOf, Freshness, as_of
 from meterhouse.warehouse.reports.errors import BooksError
 from meterhouse.warehouse.reports.groups import (
@@ -58,7 +58,7 @@ class Chargeback:
 
 
 def chargeback(
-    lake: Lake,
+    books: Books,
     snapshot: Snapshot,
     selection: Selection,
     group_by: Sequence[str] = (),
@@ -78,9 +78,9 @@ def chargeback(
     check_range(selection.from_us, selection.to_us)
     groups = chosen(group_by)
     query = chargeback_query(snapshot, selection, groups)
-    with lake.read() as cursor:
+    with books.read() as cursor:
         rows = query.rows(cursor)
-        figures_as_of = as_of(lake, cursor, freshness)
+        figures_as_of = as_of(books, cursor, freshness)
     check_lines(len(rows) - 1)
     *line_rows, total_row = rows
     lines = tuple(_line(groups, row) for row in line_rows)

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import duckdb
-
 from meterhouse.ingest.event import TOKEN_KINDS
 from meterhouse.streams.control import RateCard
+from meterhouse.warehouse.lake import Cursor
 
 MINUTE_US: Final = 60 * 1_000_000
 HOUR_US: Final = 60 * MINUTE_US
@@ -23,7 +22,7 @@ class Query:
     sql: str
     params: Mapping[str, Any] = field(default_factory=dict)
 
-    def rows(self, cursor: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
+    def rows(self, cursor: Cursor) -> list[tuple[Any, ...]]:
         """Runs it. The one place where a report touches the lake."""
         return cursor.execute(self.sql, dict(self.params)).fetchall()
 

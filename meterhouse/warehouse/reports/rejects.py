@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from meterhouse.warehouse.lake import Lake
+from meterhouse.warehouse.books import Books
 from meterhouse.warehouse.reports.as_of import AsOf, Freshness, as_of
 from meterhouse.warehouse.reports.errors import ReportError
 from meterhouse.warehouse.reports.query import Condition, Query
@@ -74,7 +74,7 @@ class RejectFilter:
 
 
 def rejects(
-    lake: Lake,
+    books: Books,
     matching: RejectFilter,
     after: Place | None = None,
     limit: int = 100,
@@ -83,9 +83,9 @@ def rejects(
     """A page of up to `limit` rejects, newest arrival first. Raises ReportError when `limit` is not 1 .. MAX_PAGE."""
     if not 1 <= limit <= MAX_PAGE:
         raise ReportError(f"a page has 1 to {MAX_PAGE} rejects, not {limit}")
-    with lake.read() as cursor:
+    with books.read() as cursor:
         rows = rejects_query(matching, after, limit + 1).rows(cursor)
-        figures_as_of = as_of(lake, cursor, freshness)
+        figures_as_of = as_of(books, cursor, freshness)
     lines = tuple(_line(row) for row in rows[:limit])
     return Rejects(lines, lines[-1].place if len(rows) > limit else None, figures_as_of)
 

@@ -8,13 +8,13 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final
 
-import duckdb
 import numpy as np
 
 from meterhouse.ingest.event import REFUSED_STATUSES
 from meterhouse.streams import latency
 from meterhouse.streams.control import Objective, Snapshot
-from meterhouse.warehouse.lake import Lake
+from meterhouse.warehouse.books import Books
+from meterhouse.warehouse.lake import Cursor
 from meterhouse.warehouse.reports.as_of import AsOf, Freshness, as_of
 from meterhouse.warehouse.reports.groups import check_range, in_scope
 from meterhouse.warehouse.reports.query import DAY_US, HOUR_US, MINUTE_US, Condition, Query, between, pieces
@@ -101,7 +101,7 @@ class Slo:
 
 
 def slo(
-    lake: Lake,
+    books: Books,
     snapshot: Snapshot,
     at_us: int,
     between_us: tuple[int, int] | None = None,
@@ -116,12 +116,12 @@ def slo(
     """
     if between_us is not None:
         check_range(*between_us)
-    with lake.read() as cursor:
+    with books.read() as cursor:
         lines = []
         for objective in snapshot.objectives:
             window = between_us or (at_us - objective.window_days * DAY_US, at_us)
             lines.append(_line(cursor, snapshot, objective, window))
-        return Slo(at_us, tuple(lines), as_of(lake, cursor, freshness))
+        return Slo(at_us, tuple(lines), as_of(books, cursor, freshness))
 
 
 _NOT_REFUSED: Final = Condition("NOT list_contains($refused::VARCHAR[], status)", {"refused": sorted(REFUSED_STATUSES)})
@@ -168,9 +168,7 @@ def edges_query(snapshot: Snapshot, objective: Objective, window: tuple[int, int
     return Query(f"SELECT {columns}, count(*) FROM charges WHERE {condition.sql} GROUP BY ALL", condition.params)
 
 
-def _line(
-    cursor: duckdb.DuckDBPyConnection, snapshot: Snapshot, objective: Objective, window: tuple[int, int]
-) -> ObjectiveLine:
+def _line(cursor: Cursor, snapshot: Snapshot, objective: Objective, window: tuple[int, int]) -> ObjectiveLine:
     from_us, to_us = window
     spans = [window, *((max(from_us, to_us - length_us), to_us) for length_us in BURN_WINDOWS_US.values())]
     [counts] = ratio_query(snapshot, objective, spans).rows(cursor)

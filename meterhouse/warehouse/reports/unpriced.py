@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-import duckdb
-
 from meterhouse.ingest.event import TOKEN_KINDS
 from meterhouse.streams.lookout_rules import UnpricedDay
+from meterhouse.warehouse.lake import Cursor
 from meterhouse.warehouse.reports.groups import datetime_of, floor_sql
 from meterhouse.warehouse.reports.query import DAY_US, HOUR_US, Condition, Query, between
 
@@ -19,7 +18,7 @@ _KINDS: Final = ", ".join(f"sum({kind.tokens}) > 0" for kind in TOKEN_KINDS)
 _TOKENS: Final = " + ".join(f"sum({kind.tokens})" for kind in TOKEN_KINDS)
 
 
-def unpriced_days(cursor: duckdb.DuckDBPyConnection, from_us: int, to_us: int) -> list[UnpricedDay]:
+def unpriced_days(cursor: Cursor, from_us: int, to_us: int) -> list[UnpricedDay]:
     """Those of requests that ended in [from_us, to_us), the newest first, at most MAX_ROWS."""
     where = between(from_us, to_us) & Condition("disposition = 'unpriced'")
     rows = Query(

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from meterhouse.ingest.event import STATUSES, TOKEN_KINDS
 from meterhouse.streams.control import Snapshot
-from meterhouse.warehouse.lake import Lake
+from meterhouse.warehouse.books import Books
 from meterhouse.warehouse.reports.as_of import AsOf, Freshness, as_of
 from meterhouse.warehouse.reports.errors import ReportError
 from meterhouse.warehouse.reports.groups import (
@@ -58,7 +58,7 @@ class Usage:
 
 
 def usage(
-    lake: Lake,
+    books: Books,
     snapshot: Snapshot,
     selection: Selection,
     group_by: Sequence[str] = (),
@@ -73,9 +73,9 @@ def usage(
     if every not in BUCKETS_US:
         raise ReportError(f"there are no buckets of a {every!r}: use any of {', '.join(BUCKETS_US)}")
     groups = chosen(group_by, USAGE_GROUPS)
-    with lake.read() as cursor:
+    with books.read() as cursor:
         rows = usage_query(snapshot, selection, groups, every).rows(cursor)
-        figures_as_of = as_of(lake, cursor, freshness)
+        figures_as_of = as_of(books, cursor, freshness)
     check_lines(len(rows) - 1)
     *line_rows, total_row = rows
     return Usage(

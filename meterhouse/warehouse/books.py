@@ -1,0 +1,97 @@
+"""The lake as reports read it: the whole of it, or as much as someone may see.
+
+Reports say `FROM charges` and know of no views. What they read is cut here, in the one place that all their queries
+pass: before a query runs, each table that it names is put in its own name's place as a part of that table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import duckdb
+
+from meterhouse.warehouse.lake import Cursor, Lake
+from meterhouse.warehouse.lake_schema import REJECTS, TABLES, LakeTable, quoted
+from meterhouse.warehouse.view import View
+
+
+class Books(Protocol):
+    """What reports read from."""
+
+    def read(self) -> AbstractContextManager[Cursor]:
+        """A cursor in a read transaction. Raises LakeUnavailable; SnapshotExpired at the end of a long read."""
+        ...
+
+    def snapshot_id(self, cursor: Cursor) -> int:
+        """The snapshot that the cursor reads."""
+        ...
+
+
+class SeenBooks:
+    """The rows of a lake that `view` sees."""
+
+    def __init__(self, lake: Lake, view: View) -> None:
+        self._lake = lake
+        self._view = view
+
+    @contextmanager
+    def read(self) -> Iterator[Cursor]:
+        with self._lake.read() as cursor:
+            yield cursor if self._view.is_whole else _CutCursor(cursor, self._view)
+
+    def snapshot_id(self, cursor: Cursor) -> int:
+        return self._lake.snapshot_id(cursor)
+
+
+@dataclass(frozen=True, slots=True)
+class _CutCursor:
+    """Runs queries over what is seen of each table. Parameters are named ones."""
+
+    whole: duckdb.DuckDBPyConnection
+    view: View
+
+    def execute(self, query: str, parameters: Mapping[str, Any] | None = None, /) -> duckdb.DuckDBPyConnection:
+        named = [table for table in TABLES if re.search(rf"\b{table.name}\b", query)]
+        if not named:
+            return self.whole.execute(query, parameters or {})
+        parts = ", ".join(f"{table.name} AS NOT MATERIALIZED ({_part(table)})" for table in named)
+        params = {**(parameters or {}), **_params(self.view)}
+        joined = f"WITH {parts}, {query[5:]}" if query.startswith("WITH ") else f"WITH {parts}\n{query}"
+        return self.whole.execute(joined, {name: params[name] for name in params if f"${name}" in joined})
+
+    def register(self, view_name: str, python_object: object, /) -> duckdb.DuckDBPyConnection:
+        return self.whole.register(view_name, python_object)
+
+
+_TENANTS: Final = "view_tenants"
+_APPLICATIONS: Final = "view_applications"
+
+
+def _params(view: View) -> dict[str, Any]:
+    grants = view.grants or ()
+    return {
+        _TENANTS: [grant.tenant for grant in grants if grant.application is None],
+        _APPLICATIONS: [
+            {"tenant": grant.tenant, "application": grant.application}
+            for grant in grants
+            if grant.application is not None
+        ],
+    }
+
+
+def _part(table: LakeTable) -> str:
+    """The rows of a table that are seen. What has no application is seen with its whole tenant only; a rejected record
+    may hold events of others than its key says, so that whole records are nobody's."""
+    seen = f'list_contains(${_TENANTS}::VARCHAR[], "tenant")'
+    if "application" in table.schema.names:
+        seen += (
+            f" OR list_contains(${_APPLICATIONS}::STRUCT(tenant VARCHAR, application VARCHAR)[],"
+            " {'tenant': \"tenant\", 'application': \"application\"})"
+        )
+    if table is REJECTS:
+        seen = f"{seen} AND {quoted('index')} >= 0"
+    return f"SELECT * FROM lake.{table.name} WHERE {seen}"
