@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from meterhouse.api.metrics import Metrics
 from meterhouse.api.prices import PriceBook, SeveralProviders
 from meterhouse.api.problems import Problem
-from meterhouse.api.schemas import AdmissionRequest, Settlement
+from meterhouse.api.schemas.admissions import AdmissionRequest, Settlement
 from meterhouse.streams.gate import Decision, Gate, upper_bound_pico
 from meterhouse.streams.gate_hub import StateHub
 from meterhouse.streams.money import from_text, to_text

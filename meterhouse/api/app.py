@@ -11,12 +11,14 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from meterhouse.api import problems, schemas
+from meterhouse.api import problems
 from meterhouse.api.alert_desk import NoSuch
 from meterhouse.api.auth.guard import Open, check_guarded
 from meterhouse.api.figures import Reports
 from meterhouse.api.metrics import Metrics
 from meterhouse.api.routes import admissions, alerts, budget_states, events, health, prices, rejects, reports
+from meterhouse.api.schemas.admissions import Position
+from meterhouse.api.schemas.common import ProblemDocument
 from meterhouse.api.streams import Streams
 from meterhouse.api.wiring import House
 from meterhouse.ingest.log import LogError
@@ -114,7 +116,7 @@ def _install_domain_errors(app: FastAPI) -> None:
         app.exception_handler(kind)(_unavailable)
 
 
-UNRETURNED: Final[Mapping[str, type[BaseModel]]] = {"Problem": schemas.ProblemDocument, "Position": schemas.Position}
+UNRETURNED: Final[Mapping[str, type[BaseModel]]] = {"Problem": ProblemDocument, "Position": Position}
 """Schemas that no route returns: of errors, and within bodies that routes read themselves."""
 
 

@@ -7,12 +7,12 @@ from typing import Final
 import msgspec
 from fastapi import APIRouter, Request, Response
 
-from meterhouse.api import schemas
 from meterhouse.api.admissions import answer_of
 from meterhouse.api.auth.caller import Permission
 from meterhouse.api.auth.guard import only
 from meterhouse.api.dependencies import HouseOf, body_of, request_body
 from meterhouse.api.problems import MEDIA_TYPE, Problem, responses
+from meterhouse.api.schemas import admissions as schemas
 from meterhouse.streams import gate_http
 
 router = APIRouter(prefix="/v1/admissions", tags=["admissions"], dependencies=only(Permission.admit))

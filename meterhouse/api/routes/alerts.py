@@ -7,13 +7,13 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response
 
-from meterhouse.api import schemas
 from meterhouse.api.alert_desk import AlertDesk
 from meterhouse.api.auth.caller import Permission
 from meterhouse.api.auth.guard import CallerOf, only
 from meterhouse.api.clock import now_us
 from meterhouse.api.dependencies import HouseOf, LimitOf, SpanOf, body_of, request_body
 from meterhouse.api.problems import responses
+from meterhouse.api.schemas import alerts as schemas
 from meterhouse.streams.alert import AlertKind
 from meterhouse.streams.alerts import AlertFilter, AlertStatus
 from meterhouse.warehouse.reports.groups import microseconds_of

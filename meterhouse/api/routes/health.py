@@ -6,8 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from meterhouse.api import schemas
 from meterhouse.api.dependencies import HouseOf
+from meterhouse.api.schemas import common as schemas
 from meterhouse.ingest.log import USAGE_EVENTS, LogError
 from meterhouse.warehouse.control import ControlUnavailable
 from meterhouse.warehouse.lake import LakeError

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from meterhouse.api import schemas
 from meterhouse.api.auth.caller import Permission
 from meterhouse.api.auth.guard import only
 from meterhouse.api.clock import now_us
 from meterhouse.api.dependencies import HouseOf
 from meterhouse.api.problems import responses
+from meterhouse.api.schemas import admissions as schemas
 from meterhouse.streams.money import price_text
 from meterhouse.warehouse.reports.to_json import rfc3339
 

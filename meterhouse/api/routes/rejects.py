@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from meterhouse.api import schemas
 from meterhouse.api.auth.caller import Permission
 from meterhouse.api.auth.guard import only
 from meterhouse.api.dependencies import LimitOf, ReportsOf, SpanOf
 from meterhouse.api.problems import responses
+from meterhouse.api.schemas import reports as schemas
 from meterhouse.ingest.batch import Reason
 from meterhouse.warehouse.reports.rejects import RejectFilter
 

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from meterhouse.api import schemas
 from meterhouse.api.auth.caller import Permission
 from meterhouse.api.auth.guard import only
 from meterhouse.api.dependencies import FiltersOf, ReportsOf, SpanOf
 from meterhouse.api.figures import names_of
 from meterhouse.api.problems import responses
+from meterhouse.api.schemas import reports as schemas
 from meterhouse.warehouse.reports.usage import Every
 
 router = APIRouter(

@@ -1,0 +1,177 @@
+"""Shapes of reports."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from meterhouse.api.schemas.common import AsOf, Count, Money, Window
+
+
+class Tokens(BaseModel):
+    """Tokens by disjoint kind; with a group `kind` a line has only its own."""
+
+    input: Count | None = None
+    cache_read: Count | None = None
+    cache_write: Count | None = None
+    output: Count | None = None
+    reasoning: Count | None = None
+
+
+class _Groups(BaseModel):
+    """The group columns that were asked for; others are absent."""
+
+    tenant: str | None = None
+    org_unit: str | None = None
+    cost_center: str | None = None
+    application: str | None = None
+    environment: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    operation: str | None = None
+    kind: str | None = None
+    day: str | None = None
+    hour: str | None = None
+    month: str | None = None
+
+
+class ChargeFigures(BaseModel):
+    requests: Count
+    billed_requests: Count
+    unpriced_requests: Count = Field(description="billable, but no price was in force: not free, priced later")
+    tokens: Tokens = Field(description="of billed requests, so that tokens × price = cost")
+    cost: Money
+
+
+class ChargeLine(ChargeFigures, _Groups):
+    pass
+
+
+class Chargeback(BaseModel):
+    model_config = ConfigDict(populate_by_name=True)
+    currency: str
+    from_: datetime = Field(alias="from")
+    to: datetime
+    group_by: list[str]
+    lines: list[ChargeLine]
+    total: ChargeFigures
+    as_of: AsOf
+
+
+class UsageFigures(BaseModel):
+    requests: Count
+    by_status: dict[str, int]
+    tokens: Tokens = Field(description="of every request, whatever its status")
+
+
+class UsageLine(UsageFigures, _Groups):
+    time: datetime = Field(description="start of the bucket")
+
+
+class Usage(BaseModel):
+    model_config = ConfigDict(populate_by_name=True)
+    from_: datetime = Field(alias="from")
+    to: datetime
+    every: Literal["minute", "hour", "day"]
+    group_by: list[str]
+    lines: list[UsageLine]
+    total: UsageFigures
+    as_of: AsOf
+
+
+class BudgetWindow(Window):
+    every: Literal["day", "week", "month"]
+    time_zone: str = Field(description="IANA; the calendar that start and end are midnights of")
+
+
+class SloWindow(BaseModel):
+    model_config = ConfigDict(populate_by_name=True)
+    from_: datetime = Field(alias="from")
+    to: datetime
+    days: int = Field(description="the objective's window; a given range takes its place")
+
+
+class Burning(BaseModel):
+    """A burn-rate rule that fires: both of its windows burn at `factor` or more."""
+
+    long: str
+    short: str
+    factor: float
+    severity: str
+
+
+class Objective(BaseModel):
+    id: str
+    scope: dict[str, str]
+    sli: Literal["duration", "time_to_first_token", "availability"]
+    below_ms: int | None
+    target: str
+    window: SloWindow
+    good: Count
+    total: Count
+    compliance: float | None = Field(description="good / total; null where there was no request")
+    state: str
+    error_budget_left: float | None = Field(description="share of the allowed failures that is left; below 0: missed")
+    burn_rates: dict[str, float | None]
+    burning: list[Burning]
+    duration_ms: dict[str, float | None] = Field(description="p50, p95, p99; within 1 % of the exact value")
+    time_to_first_token_ms: dict[str, float | None]
+
+
+class Slo(BaseModel):
+    at: datetime
+    objectives: list[Objective]
+    as_of: AsOf
+
+
+class Budget(BaseModel):
+    """Amounts are text: money with twelve decimals or, of a budget in tokens, whole numbers (`unit` says which)."""
+
+    id: str
+    scope: dict[str, str]
+    unit: str
+    window: BudgetWindow
+    limit: str
+    spent: str
+    reserved: str
+    remaining: str
+    state: Literal["ok", "warned", "exceeded"]
+    thresholds_crossed: list[str] = Field(description="percent of the limit")
+    on_exceeded: Literal["notify", "throttle", "block"]
+    forecast: str = Field(description="spend at the window's end, as weekdays of the last eight weeks went")
+    exceeds_on: date | None = Field(
+        description="the day, in the budget's time zone, on which the forecast reaches the limit; null: it does not,"
+        " or has already"
+    )
+
+
+class Budgets(BaseModel):
+    currency: str
+    at: datetime
+    budgets: list[Budget]
+    as_of: AsOf
+
+
+class Reject(BaseModel):
+    arrived: datetime
+    topic: str
+    partition: int
+    offset: int
+    index: int = Field(description="place in the record's array; -1: the whole record")
+    reason: str
+    detail: str
+    tenant: str | None = Field(description="as the event claims it")
+    payload: str
+    payload_encoding: Literal["utf-8", "base64"]
+    state: Literal["open", "pending", "requeued", "repaired", "discarded"]
+    resolved: datetime | None = Field(description="when somebody dealt with it")
+    resolved_by: str | None
+    note: str | None
+
+
+class Rejects(BaseModel):
+    rejects: list[Reject]
+    next: str | None = Field(description="give it as `after` for the next page; null: this is the last")
+    as_of: AsOf
