@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Depends, Query, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, WithJsonSchema
 
 from meterhouse.api.auth.guard import CallerOf
 from meterhouse.api.clock import BadTime, parse_time
@@ -51,13 +51,22 @@ def _time(text: str | None, name: str) -> int | None:
         raise Problem("invalid-parameter", f"{name}: {wrong}") from None
 
 
+TIME_SCHEMA: Final = WithJsonSchema(
+    {"anyOf": [{"type": "string", "format": "date"}, {"type": "string", "format": "date-time"}]}
+)
+"""What a time in a query may be; our own error says more of a wrong one than a validator's."""
+
+
 def span(
     from_: Annotated[
         str | None,
+        TIME_SCHEMA,
         Query(alias="from", description="start, included: RFC 3339, or a date in UTC", examples=["2026-11-01"]),
     ] = None,
     to: Annotated[
-        str | None, Query(description="end, excluded: RFC 3339, or a date in UTC", examples=["2026-12-01T00:00:00Z"])
+        str | None,
+        TIME_SCHEMA,
+        Query(description="end, excluded: RFC 3339, or a date in UTC", examples=["2026-12-01T00:00:00Z"]),
     ] = None,
 ) -> Span:
     return Span(_time(from_, "from"), _time(to, "to"))

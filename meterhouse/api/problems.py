@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from meterhouse.streams import gate_http
 
@@ -86,6 +87,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            return document(_method_not_allowed(request), request.url.path)
         return document(_from_status(error), request.url.path)
 
     @app.exception_handler(Exception)
@@ -105,13 +108,17 @@ def _from_validation(errors: Sequence[Mapping[str, Any]]) -> Problem:
     return Problem("invalid-parameter", f"{said}. See /docs for what each parameter takes.", errors=found)
 
 
+def _method_not_allowed(request: Request) -> Problem:
+    """A router names the methods of the first route of a path; a path may have several."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    allowed = ", ".join(sorted({method for route in routes for method in getattr(route, "methods", ())}))
+    return Problem("method-not-allowed", f"Use {allowed} on this path.", headers={"Allow": allowed})
+
+
 def _from_status(error: HTTPException) -> Problem:
     headers = error.headers or {}
     if error.status_code == HTTPStatus.NOT_FOUND:
         return Problem("not-found", "No such resource. The paths are listed at /docs.", headers=headers)
-    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = headers.get("Allow", "another method")
-        return Problem("method-not-allowed", f"Use {allowed} on this path.", headers=headers)
     if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
         return Problem("malformed-body", str(error.detail), headers=headers)
     return Problem("unavailable", str(error.detail), headers=headers)

@@ -60,7 +60,8 @@ class _CutCursor:
             return self.whole.execute(query, parameters or {})
         parts = ", ".join(f"{table.name} AS NOT MATERIALIZED ({_part(table)})" for table in named)
         params = {**(parameters or {}), **_params(self.view)}
-        joined = f"WITH {parts}, {query[5:]}" if query.startswith("WITH ") else f"WITH {parts}\n{query}"
+        asked = query.lstrip()
+        joined = f"WITH {parts}, {asked[5:]}" if asked.startswith("WITH ") else f"WITH {parts}\n{asked}"
         return self.whole.execute(joined, {name: params[name] for name in params if f"${name}" in joined})
 
     def register(self, view_name: str, python_object: object, /) -> duckdb.DuckDBPyConnection:

@@ -11,6 +11,7 @@ from meterhouse.api.auth.caller import Permission
 from meterhouse.api.auth.guard import only
 from meterhouse.api.dependencies import HouseOf, IngestOf, read_body
 from meterhouse.api.problems import Problem, responses
+from meterhouse.api.schemas import events as schemas
 from meterhouse.ingest import log as event_log
 
 router = APIRouter(tags=["ingest"], dependencies=only(Permission.publish))
@@ -20,7 +21,11 @@ _BODY: Final = {
     "requestBody": {
         "required": True,
         "description": "One CloudEvent 1.0 of type `meterhouse.request.v1` or `meterhouse.inference.v1`, or an array.",
-        "content": {media_type: {"schema": {"type": ["object", "array"]}} for media_type in MEDIA_TYPES},
+        "content": {
+            event_log.STRUCTURED: {"schema": schemas.ONE},
+            event_log.BATCH: {"schema": schemas.MANY},
+            "application/json": {"schema": {"anyOf": [schemas.ONE, schemas.MANY]}},
+        },
     }
 }
 

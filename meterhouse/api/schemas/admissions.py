@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
-from meterhouse.api.schemas.common import Money
+from meterhouse.api.schemas.common import Money, Whole
 from meterhouse.ingest.event import MAX_COUNT, MAX_TEXT
 
+_TOKENS: Final = ("input_tokens", "max_tokens")
 EventText = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
-BoundTokens = Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT)]
+BoundTokens = Annotated[Whole, Field(le=MAX_COUNT)]
+MoneyText = Annotated[str, Field(json_schema_extra={"pattern": r"^[0-9]{1,20}(\.[0-9]{1,12})?$"})]
+"""Our own error says more of a wrong one than a validator's."""
+_BOTH_OR_NEITHER: Final[JsonDict] = {
+    "anyOf": [
+        {"required": ["input_tokens", "max_tokens"], "properties": {n: {"type": "integer"} for n in _TOKENS}},
+        {"properties": {n: {"type": "null"} for n in _TOKENS}},
+        {"required": ["max_cost"], "properties": {"max_cost": {"type": "string"}}},
+    ]
+}
+"""A bound needs both counts, where no cost is given."""
 
 
 class AdmissionRequest(BaseModel):
     """A request that would run. Its upper bound is `max_cost`, or follows from both token counts and the price in
     force; a bound that is not known is not held against it, so only a limit that is reached stops it."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_BOTH_OR_NEITHER)
     tenant: EventText = Field(examples=["acme-retail"])
     application: EventText = Field(examples=["assistant"])
     model: EventText = Field(examples=["atlas-large"])
     provider: EventText | None = Field(None, description="may be left out where one provider alone has a price")
-    max_cost: str | None = Field(None, description="money, at most twelve decimals", examples=["0.012"])
+    max_cost: MoneyText | None = Field(None, description="money, at most twelve decimals", examples=["0.012"])
     input_tokens: BoundTokens | None = Field(None, description="of the prompt, cached ones included")
     max_tokens: BoundTokens | None = Field(None, description="most tokens that may come out; 0: none do")
 
@@ -42,15 +54,15 @@ class Admission(BaseModel):
 
 class Position(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    partition: Annotated[int, Field(strict=True, ge=0)]
-    offset: Annotated[int, Field(strict=True, ge=0)]
+    partition: Annotated[Whole, Field(lt=2**31)]
+    offset: Annotated[Whole, Field(lt=2**63)]
 
 
 class Settlement(BaseModel):
     """What a request came to. What is left out is not known, and taken for as much as was reserved."""
 
     model_config = ConfigDict(extra="forbid")
-    cost: str | None = Field(None, description="money, at most twelve decimals", examples=["0.01"])
+    cost: MoneyText | None = Field(None, description="money, at most twelve decimals", examples=["0.01"])
     tokens: BoundTokens | None = Field(None, description="all kinds added up")
     position: Position | None = Field(None, description="of its event in `usage.events`, where it is known")
 

@@ -78,7 +78,16 @@ class Acknowledgement(BaseModel):
 class NewSilence(BaseModel):
     """Alerts of `kind`, about `subject`, or both."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        populate_by_name=True,
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["kind"], "properties": {"kind": {"type": "string"}}},
+                {"required": ["subject"], "properties": {"subject": {"type": "string"}}},
+            ]
+        },
+    )
     kind: AlertKind | None = None
     subject: Name | None = Field(None, description="a budget, provider/model, or topic/partition")
     from_: AwareDatetime | None = Field(None, alias="from", description="unset: now")

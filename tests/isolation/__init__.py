@@ -1,0 +1,1 @@
+"""No tenant sees another."""
