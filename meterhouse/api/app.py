@@ -14,9 +14,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from meterhouse.api import problems
 from meterhouse.api.alert_desk import NoSuch
 from meterhouse.api.auth.guard import Open, check_guarded
+from meterhouse.api.downloads import Downloads
 from meterhouse.api.figures import Reports
 from meterhouse.api.metrics import Metrics
-from meterhouse.api.routes import admissions, alerts, budget_states, events, health, prices, rejects, reports
+from meterhouse.api.routes import admissions, alerts, budget_states, events, exports, health, prices, rejects, reports
 from meterhouse.api.schemas.admissions import Position
 from meterhouse.api.schemas.common import ProblemDocument
 from meterhouse.api.streams import Streams
@@ -46,6 +47,7 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
             {"name": "ingest", "description": "Events in."},
             {"name": "admissions", "description": "What gateways ask before a request runs."},
             {"name": "reports", "description": "Figures out."},
+            {"name": "exports", "description": "Whole files out."},
             {"name": "alerts", "description": "News for people, and what they do about it."},
             {"name": "health", "description": "For whoever runs this."},
         ],
@@ -54,11 +56,12 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
     app.state.reports = Reports(house, EVERYTHING)
     app.state.workers_alive = workers_alive
     app.state.streams = Streams()
+    app.state.downloads = Downloads()
     app.state.authenticator = Open()
     problems.install(app)
     app.add_middleware(CountRequests, metrics=house.metrics)
     _install_domain_errors(app)
-    for routes in (admissions, events, budget_states, prices, reports, rejects, alerts, health):
+    for routes in (admissions, events, budget_states, prices, reports, exports, rejects, alerts, health):
         app.include_router(routes.router)
     check_guarded(app)
     _add_schemas(app)

@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from meterhouse.api import cli_alerts, cli_demo, cli_feed, cli_rejects, cli_reports, cli_topics, cli_work, cli_workers
+from meterhouse.api import (
+    cli_alerts,
+    cli_demo,
+    cli_export,
+    cli_feed,
+    cli_rejects,
+    cli_reports,
+    cli_topics,
+    cli_work,
+    cli_workers,
+)
 from meterhouse.api.cli_common import WRONG_USE, configure_output, fail
 from meterhouse.api.settings import Settings, problems_of
 
@@ -40,7 +50,7 @@ def settings(
         fail(problems_of(wrong), WRONG_USE)
 
 
-for group in (cli_demo, cli_work, cli_workers, cli_feed, cli_reports, cli_alerts, cli_rejects, cli_topics):
+for group in (cli_demo, cli_work, cli_workers, cli_feed, cli_reports, cli_export, cli_alerts, cli_rejects, cli_topics):
     group.add_to(app)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -17,6 +18,8 @@ from meterhouse.warehouse.reject_resolutions import RejectPlace, Resolution
 from meterhouse.warehouse.reports.as_of import Freshness, Positions, positions_of
 from meterhouse.warehouse.reports.budgets import budgets
 from meterhouse.warehouse.reports.chargeback import chargeback, default_range
+from meterhouse.warehouse.reports.focus import FocusExport, focus
+from meterhouse.warehouse.reports.focus_query import BillingAccount, FocusQuery
 from meterhouse.warehouse.reports.groups import Selection
 from meterhouse.warehouse.reports.rejects import Place, RejectFilter, RejectLine, Rejects, rejects
 from meterhouse.warehouse.reports.slo import slo
@@ -90,6 +93,14 @@ class Reports:
         fresh = self.freshness()
         selection = Selection(*span.or_month(fresh.read_at_us), filters)
         return to_json(usage(self._books, self._control, selection, group_by, every, fresh))
+
+    def focus(self, span: Span, filters: Mapping[str, Sequence[str]]) -> AbstractContextManager[FocusExport]:
+        """A FOCUS export, read while the context lasts. Without a range: the current month (UTC)."""
+        fresh, settings = self.freshness(), self._house.settings
+        selection = Selection(*span.or_month(fresh.read_at_us), filters)
+        account = BillingAccount(settings.billing_account, settings.billing_account_name)
+        cards = self._with_every_card().rate_cards
+        return focus(self._books, FocusQuery(self._control, cards, account, selection), fresh)
 
     def slo(self, span: Span) -> Json:
         fresh = self.freshness()

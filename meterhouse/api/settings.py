@@ -74,6 +74,10 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address that serve binds; loopback only until there is authentication")
     port: int = Field(8080, ge=0, le=65_535)
+    billing_account: str = Field("meterhouse", min_length=1, max_length=200, description="BillingAccountId of exports")
+    billing_account_name: str = Field(
+        "Meterhouse", min_length=1, max_length=200, description="who bills the tenants: BillingAccountName of exports"
+    )
     gates: int = Field(1, ge=1, le=10_000, description="how many gates admit against the same budgets, serve's too")
     max_body_bytes: int = Field(4 * 2**20, gt=0, description="largest HTTP body: about 10,000 events")
 

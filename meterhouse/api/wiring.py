@@ -27,6 +27,7 @@ from meterhouse.streams.dedupe_store import Dedupe, TieredDedupe
 from meterhouse.streams.meter import Meter, MeterSettings
 from meterhouse.streams.watch import MeterHooks
 from meterhouse.warehouse.alert_outbox import SqlAlertOutbox
+from meterhouse.warehouse.audit import AuditLog
 from meterhouse.warehouse.control import ControlStore, ControlUnavailable
 from meterhouse.warehouse.database import TROUBLE, open_database, sqlite_url
 from meterhouse.warehouse.lake import Lake, LakeConfig
@@ -115,6 +116,10 @@ class House:
     @cached_property
     def resolutions(self) -> RejectResolutions:
         return RejectResolutions(self._database)
+
+    @cached_property
+    def audit(self) -> AuditLog:
+        return AuditLog(self._database)
 
     @cached_property
     def lake(self) -> Lake:

@@ -14,7 +14,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from meterhouse.warehouse.control import available
 from meterhouse.warehouse.control_tables import AUDIT_HEAD, AUDIT_LOG
+from meterhouse.warehouse.database import writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,18 @@ class Deed:
     action: str  # noun.verb: `control.applied`, `key.created`, `export.made`
     subject: str  # what it was done to: an id, a path
     detail: Mapping[str, Any] = field(default_factory=dict)  # JSON
+
+
+class AuditLog:
+    """The audit log of the database of `database.open_database`. May be shared between threads."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def record(self, deed: Deed, at_us: int) -> None:
+        """Writes an entry about what changes nothing in this database: an export. Raises ControlUnavailable."""
+        with available(), writing(self._engine) as connection:
+            append(connection, deed, at_us)
 
 
 def append(connection: sa.Connection, deed: Deed, at_us: int) -> None:

@@ -69,13 +69,13 @@ class ControlStore:
 
     def version(self) -> int:
         """The version in force: one small read, for polling. Raises ControlUnavailable."""
-        with _available(), reading(self._engine) as connection:
+        with available(), reading(self._engine) as connection:
             return _version(connection)
 
     def snapshot(self) -> Snapshot:
         """Control data of the version in force; read anew only when the version moved. Raises ControlUnavailable."""
         newest = self._newest
-        with _available(), reading(self._engine) as connection:
+        with available(), reading(self._engine) as connection:
             if newest is None or newest.version != _version(connection):
                 self._newest = newest = _snapshot(connection)
         return newest
@@ -91,7 +91,7 @@ class ControlStore:
             return plan.current.version
         target = plan.target
         _still_ahead(plan, now_us)
-        with _available(), writing(self._engine) as connection:
+        with available(), writing(self._engine) as connection:
             moved = connection.execute(
                 sa.update(CONTROL)
                 .where(CONTROL.c.version == plan.current.version)
@@ -117,17 +117,18 @@ class ControlStore:
     def history(self, limit: int = 100) -> list[VersionRecord]:
         """The newest versions, newest first; at most MAX_HISTORY. Raises ControlUnavailable."""
         query = sa.select(CONTROL_VERSIONS).order_by(CONTROL_VERSIONS.c.version.desc()).limit(min(limit, MAX_HISTORY))
-        with _available(), reading(self._engine) as connection:
+        with available(), reading(self._engine) as connection:
             return [VersionRecord(**row) for row in connection.execute(query).mappings()]
 
     def every_card(self) -> tuple[RateCard, ...]:
         """All rate cards there ever were by id, replaced ones too: a charge may name any. Raises ControlUnavailable."""
-        with _available(), reading(self._engine) as connection:
+        with available(), reading(self._engine) as connection:
             return tuple(map(_card, connection.execute(sa.select(RATE_CARDS).order_by(RATE_CARDS.c.id)).mappings()))
 
 
 @contextmanager
-def _available() -> Iterator[None]:
+def available() -> Iterator[None]:
+    """Trouble of the control database as ControlUnavailable."""
     try:
         yield
     except TROUBLE as error:

@@ -11,6 +11,7 @@ from meterhouse.ingest.event import TOKEN_KINDS
 from meterhouse.streams.control import Snapshot
 from meterhouse.streams.money import to_pico
 from meterhouse.warehouse.books import Books
+from meterhouse.warehouse.lake import Cursor
 from meterhouse.warehouse.reports.as_of import AsOf, Freshness, as_of
 from meterhouse.warehouse.reports.errors import BooksError
 from meterhouse.warehouse.reports.groups import (
@@ -89,6 +90,12 @@ def chargeback(
     return Chargeback(
         snapshot.currency, selection.from_us, selection.to_us, tuple(group_by), lines, total, figures_as_of
     )
+
+
+def billed_total(cursor: Cursor, snapshot: Snapshot, selection: Selection) -> Figures:
+    """The total alone, within the caller's read."""
+    (row,) = chargeback_query(snapshot, selection, ()).rows(cursor)
+    return _figures(row[1:], None)
 
 
 def chargeback_query(

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import duckdb
+import pyarrow as pa
+
 from meterhouse.ingest.event import TOKEN_KINDS
 from meterhouse.streams.control import RateCard
 from meterhouse.warehouse.lake import Cursor
@@ -23,8 +26,15 @@ class Query:
     params: Mapping[str, Any] = field(default_factory=dict)
 
     def rows(self, cursor: Cursor) -> list[tuple[Any, ...]]:
-        """Runs it. The one place where a report touches the lake."""
-        return cursor.execute(self.sql, dict(self.params)).fetchall()
+        """Runs it. A report touches the lake here and in `batches`, and nowhere else."""
+        return self._run(cursor).fetchall()
+
+    def batches(self, cursor: Cursor, rows: int) -> pa.RecordBatchReader:
+        """Runs it; the rows come as they are read, about `rows` at a time."""
+        return self._run(cursor).to_arrow_reader(rows)
+
+    def _run(self, cursor: Cursor) -> duckdb.DuckDBPyConnection:
+        return cursor.execute(self.sql, dict(self.params))
 
 
 @dataclass(frozen=True, slots=True)
