@@ -66,12 +66,12 @@ def focus(
 
 def _write(file: FocusFile, sink: BinaryIO) -> None:
     with progress_bar() as bar:
-        task = bar.add_task("days", total=None, note="")
+        task = bar.add_task("parts of the range", total=None, note="")
         for piece in file.pieces():
             sink.write(piece)
             if file.export is not None:
-                done, days = file.export.days_done, len(file.export.days)
-                bar.update(task, completed=done, total=days, note=f"{file.export.rows:,} rows")
+                done, parts = file.export.parts_done, len(file.export.parts)
+                bar.update(task, completed=done, total=parts, note=f"{file.export.rows:,} rows")
     sink.flush()
 
 

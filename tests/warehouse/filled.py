@@ -83,9 +83,16 @@ def charges_of(rows: Iterable[Mapping[str, Any]], snapshot: Snapshot = SNAPSHOT)
 
 
 def _charge(event: dict[str, Any], snapshot: Snapshot) -> dict[str, Any]:
-    cards = [c for c in snapshot.rate_cards if c.model == event["model"] and c.tenant in (None, event["tenant"])]
+    time_us = microseconds(event)
+    cards = [
+        c
+        for c in snapshot.rate_cards
+        if (c.model, c.tenant in (None, event["tenant"])) == (event["model"], True)
+        and c.valid_from_us <= time_us
+        and (c.valid_to_us is None or time_us < c.valid_to_us)
+    ]
     billable = event["status"] in ("ok", "aborted")
-    chosen = max(cards, key=lambda c: c.tenant is not None, default=None) if billable else None
+    chosen = max(cards, key=lambda c: (c.tenant is not None, c.valid_from_us), default=None) if billable else None
     cost = sum(event[f"{k}_tokens"] * chosen.pico_per_token[k] for k in KINDS) if chosen else None
     return {
         **{name: event[name] for name in EVENT_SCHEMA.names if name in CHARGE_SCHEMA.names},

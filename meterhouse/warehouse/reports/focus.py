@@ -1,4 +1,4 @@
-"""The FOCUS export: what was billed as rows of FOCUS 1.4 Cost and Usage, a UTC day at a time, all of one snapshot.
+"""The FOCUS export: what was billed as rows of FOCUS 1.4 Cost and Usage, some days at a time, all of one snapshot.
 
 A row is tenant × application × provider and model × token kind × hour × price, so that in each row unit price ×
 quantity = cost, exactly. Usage without a price yet makes no row, since it is not free: it is counted beside them.
@@ -7,7 +7,8 @@ quantity = cost, exactly. Usage without a price yet makes no row, since it is no
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -23,14 +24,19 @@ from meterhouse.warehouse.reports.chargeback import Figures, billed_total
 from meterhouse.warehouse.reports.errors import BooksError, ReportError
 from meterhouse.warehouse.reports.focus_columns import COST, TOKENS, csv_sql, typed_sql
 from meterhouse.warehouse.reports.focus_query import FocusQuery
-from meterhouse.warehouse.reports.groups import check_range
-from meterhouse.warehouse.reports.query import DAY_US
+from meterhouse.warehouse.reports.groups import Selection, check_range, floor_sql
+from meterhouse.warehouse.reports.query import DAY_US, REQUESTS, Condition, facts, pieces
 
 MAX_DAYS: Final = 366
-"""Of one export: a year, the longest that books are kept for as one. Each day is a query, so that neither its memory
-nor the time to its first row grows with the range."""
+"""Of one export: a year, the longest that books are kept for as one."""
+PART_REQUESTS: Final = 1_000_000
+"""Of the days that one query reads, unless a single day has more: it is a second's work, so that rows begin to come
+soon and the memory does not grow with the range. A query for each day would take a second for every twenty."""
 BATCH_ROWS: Final = 4_096
 """Of a piece: some 3 MB of CSV, what is held at a time beside DuckDB's own memory."""
+
+Part = tuple[int, int]
+"""[from_us, to_us): days of UTC, or what of them is in the range."""
 
 
 @dataclass(slots=True)
@@ -40,18 +46,12 @@ class FocusExport:
     query: FocusQuery
     total: Figures  # of the chargeback report over the same range, from the roll-ups
     as_of: AsOf
+    parts: Sequence[Part]
     cursor: Cursor
     rows: int = 0
     cost_pico: int = 0
     tokens: int = 0
-    days_done: int = 0
-
-    @property
-    def days(self) -> list[tuple[int, int]]:
-        """The range, cut at each midnight of UTC."""
-        start_us, end_us = self.query.selection.from_us, self.query.selection.to_us
-        cuts = [start_us, *range((start_us // DAY_US + 1) * DAY_US, end_us, DAY_US), end_us]
-        return list(itertools.pairwise(cuts))
+    parts_done: int = 0
 
     def typed(self) -> Iterator[pa.RecordBatch]:
         """Rows of `focus_columns.COLUMNS`, at most BATCH_ROWS at a time; at least one batch, if an empty one.
@@ -66,14 +66,14 @@ class FocusExport:
             yield "".join(str(line) for line in batch.column(0).to_pylist())
 
     def _batches(self, columns: str) -> Iterator[pa.RecordBatch]:
-        for number, day in enumerate(self.days):
-            reader = self.query.of(*day, columns).batches(self.cursor, BATCH_ROWS)
+        for number, part in enumerate(self.parts):
+            reader = self.query.of(*part, columns).batches(self.cursor, BATCH_ROWS)
             if number == 0:
                 yield pa.RecordBatch.from_pylist([], reader.schema)
             for batch in reader:
                 self._count(batch)
                 yield batch
-            self.days_done += 1
+            self.parts_done += 1
         self._check()
 
     def _count(self, batch: pa.RecordBatch) -> None:
@@ -105,4 +105,21 @@ def focus(books: Books, query: FocusQuery, freshness: Freshness | None = None) -
         raise ReportError(f"an export has at most {MAX_DAYS} days: ask for a year at a time")
     with books.read() as cursor:
         total = billed_total(cursor, query.control, selection)
-        yield FocusExport(query, total, as_of(books, cursor, freshness), cursor)
+        yield FocusExport(query, total, as_of(books, cursor, freshness), _parts(cursor, selection), cursor)
+
+
+def _parts(cursor: Cursor, selection: Selection) -> list[Part]:
+    """The range, cut at midnights of UTC so that a part has about PART_REQUESTS. All of the range is in some part,
+    whatever the roll-ups say of its size."""
+    start_us, end_us = selection.from_us, selection.to_us
+    by_day = facts(pieces(start_us, end_us), {"day_us": floor_sql(DAY_US)}, (REQUESTS,), Condition())
+    requests: defaultdict[int, int] = defaultdict(int)
+    for day_us, count in by_day.rows(cursor):
+        requests[day_us] += count
+    cuts, size = [start_us], 0
+    for day_us in sorted(requests):
+        if size and size + requests[day_us] > PART_REQUESTS:
+            cuts.append(day_us)
+            size = 0
+        size += requests[day_us]
+    return list(itertools.pairwise([*cuts, end_us]))
