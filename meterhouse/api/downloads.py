@@ -37,7 +37,7 @@ class Downloads:
 
 
 class ReaderGone(Exception):
-    """Whoever asked has closed the connection, or takes nothing any more."""
+    """Whoever asked has closed the connection or takes nothing any more, or the server ends."""
 
 
 class Download(Response):
@@ -64,7 +64,8 @@ class Download(Response):
 
         async def pass_on(piece: bytes) -> None:
             nonlocal begun
-            if await self._request.is_disconnected():
+            # A server that is to end does not wait for whole files.
+            if self._request.app.state.streams.ending or await self._request.is_disconnected():
                 raise ReaderGone
             if not begun:
                 begun = True

@@ -49,7 +49,7 @@ async def focus(
     span: SpanOf,
     filters: FiltersOf,
     form: Annotated[Form | None, Query(alias="format", description="what to write; without it: by `Accept`")] = None,
-    accept: Annotated[str | None, Header()] = None,
+    accept: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Response:
     """What was billed as rows of FOCUS 1.4: tenant × application × model × token kind × hour × price. In each row unit
     price × quantity = cost, and the rows add up to the chargeback, exactly. CSV, or Parquet by `Accept` or `format`.
