@@ -263,3 +263,24 @@ def test_a_parquet_file_cut_short_does_not_open(site: Site) -> None:
     whole = site.get(format="parquet").content
     with pytest.raises(pa.ArrowInvalid):
         pq.read_table(pa.BufferReader(whole[:-1]))
+
+
+def test_a_server_that_ends_waits_for_no_download(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+
+    def endless(export: Any) -> Iterator[bytes]:
+        try:
+            while True:
+                yield b"x"
+        finally:
+            ended.set()
+
+    monkeypatch.setattr("meterhouse.api.exports._PIECES", {"csv": endless})
+    app = create_app(site.house)
+    with served(app) as client, client.stream("GET", "/v1/exports/focus", params=SPAN) as answer:
+        assert answer.status_code == 200
+        app.state.streams.end()
+        with pytest.raises(httpx.RemoteProtocolError):
+            for _ in answer.iter_raw():
+                pass
+    assert ended.wait(timeout=20)

@@ -45,6 +45,7 @@ PLAIN: Final[Mapping[str, tuple[str, ...]]] = {
     "limit": ("2",),
     "provider": ("atlas",),
     "operation": ("chat",),
+    "format": ("csv", "parquet"),
 }  # fmt: skip
 """Query parameters that name nothing of a tenant, and values worth asking with."""
 IN_PATHS: Final[Mapping[str, Callable[[Known, Marks], str]]] = {
