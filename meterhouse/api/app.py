@@ -17,13 +17,25 @@ from meterhouse.api.auth.guard import Open, check_guarded
 from meterhouse.api.downloads import Downloads
 from meterhouse.api.figures import Reports
 from meterhouse.api.metrics import Metrics
-from meterhouse.api.routes import admissions, alerts, budget_states, events, exports, health, prices, rejects, reports
+from meterhouse.api.routes import (
+    admissions,
+    alerts,
+    audit,
+    budget_states,
+    events,
+    exports,
+    health,
+    prices,
+    rejects,
+    reports,
+)
 from meterhouse.api.schemas.admissions import Position
 from meterhouse.api.schemas.common import ProblemDocument
 from meterhouse.api.streams import Streams
 from meterhouse.api.wiring import House
 from meterhouse.ingest.log import LogError
 from meterhouse.streams.alerts import OutboxUnavailable
+from meterhouse.warehouse.audit import BadDeed
 from meterhouse.warehouse.control import ControlUnavailable
 from meterhouse.warehouse.lake import LakeError
 from meterhouse.warehouse.reports.errors import ReportError
@@ -49,6 +61,7 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
             {"name": "reports", "description": "Figures out."},
             {"name": "exports", "description": "Whole files out."},
             {"name": "alerts", "description": "News for people, and what they do about it."},
+            {"name": "audit", "description": "Who did what."},
             {"name": "health", "description": "For whoever runs this."},
         ],
     )
@@ -61,7 +74,7 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
     problems.install(app)
     app.add_middleware(CountRequests, metrics=house.metrics)
     _install_domain_errors(app)
-    for routes in (admissions, events, budget_states, prices, reports, exports, rejects, alerts, health):
+    for routes in (admissions, events, budget_states, prices, reports, exports, rejects, alerts, audit, health):
         app.include_router(routes.router)
     check_guarded(app)
     _add_schemas(app)
@@ -103,9 +116,11 @@ class CountRequests:
 
 
 def _install_domain_errors(app: FastAPI) -> None:
-    @app.exception_handler(ReportError)
-    async def _wrong(request: Request, error: ReportError) -> Response:
+    async def _wrong(request: Request, error: Exception) -> Response:
         return problems.document(problems.Problem("invalid-parameter", str(error)), request.url.path)
+
+    for wrong in (ReportError, BadDeed):  # what cannot be told to the audit log is not done
+        app.exception_handler(wrong)(_wrong)
 
     async def _unavailable(request: Request, error: Exception) -> Response:
         problem = problems.Problem("unavailable", f"{error}. Try again.", headers={"Retry-After": "1"})

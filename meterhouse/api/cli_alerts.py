@@ -117,7 +117,7 @@ def ack(
 ) -> None:
     """Says who looks after an alert. It stays open until its reason is gone."""
     with errors(), House(settings_of(ctx)) as house:
-        told = AlertDesk(house, EVERYTHING).acknowledge(alert, by or user_name(), note)
+        told = AlertDesk(house, EVERYTHING, user_name()).acknowledge(alert, by or user_name(), note)
     out.print(f"acknowledged by {told['acknowledged_by']}: {told['summary']}", markup=False, soft_wrap=True)
 
 
@@ -138,7 +138,7 @@ def silence(
         raise typer.BadParameter("give one of the two", param_hint="--subject / --budget")
     until_us = now_us() + _length_us(length)
     with errors(), House(settings_of(ctx)) as house:
-        made = AlertDesk(house, EVERYTHING).silence(
+        made = AlertDesk(house, EVERYTHING, user_name()).silence(
             subject or budget, None if kind is None else kind.value, (None, until_us), by or user_name(), reason
         )
     out.print(f"silence {made['id']} until {tables.shown_time(made['until'])}", markup=False, soft_wrap=True)
@@ -173,7 +173,7 @@ def unsilence(
 ) -> None:
     """Ends a silence now. What it kept quiet is not posted later."""
     with errors(), House(settings_of(ctx)) as house:
-        AlertDesk(house, EVERYTHING).end_silence(silence_id)
+        AlertDesk(house, EVERYTHING, user_name()).end_silence(silence_id)
     out.print(f"silence {silence_id} is over", markup=False)
 
 

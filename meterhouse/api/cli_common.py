@@ -29,6 +29,7 @@ from meterhouse.streams.alerts import ChannelMissing, OutboxUnavailable
 from meterhouse.streams.budget_desk import BudgetWorkerStopped
 from meterhouse.streams.ledger import LedgerUnavailable
 from meterhouse.streams.meter import MeterStopped
+from meterhouse.warehouse.audit import BadDeed
 from meterhouse.warehouse.control import ControlConflict, ControlUnavailable
 from meterhouse.warehouse.database import DatabaseTooNew
 from meterhouse.warehouse.lake import LakeError
@@ -88,7 +89,7 @@ def errors() -> Iterator[None]:
     """Turns errors that a person can mend into one clear message and an exit code."""
     try:
         yield
-    except (ReportError, BadTime) as wrong:
+    except (ReportError, BadTime, BadDeed) as wrong:
         fail(str(wrong), WRONG_USE)
     except _FAILURES as failed:
         fail(str(failed), FAILED)

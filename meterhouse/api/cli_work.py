@@ -25,6 +25,7 @@ from meterhouse.api.cli_common import (
     say_connections,
     settings_of,
     stopped_by_signals,
+    user_name,
 )
 from meterhouse.api.clock import now_us
 from meterhouse.api.metrics_server import serving_metrics
@@ -55,7 +56,7 @@ def apply_file(house: House, file: Path, *, quiet: bool = False) -> None:
     if made.problems:
         problems = "\n".join(f"  {problem}" for problem in made.problems)
         fail(f"{file} is refused and nothing was changed:\n{problems}", WRONG_USE)
-    version = house.control.apply(made, now_us())
+    version = house.control.apply(made, now_us(), user_name())
     if not quiet:
         _show_changes(made, version)
 

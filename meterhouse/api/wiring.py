@@ -14,6 +14,7 @@ import structlog
 from pydantic import SecretStr
 
 from meterhouse.api.clock import now_us
+from meterhouse.api.head_keeper import HeadKeeper
 from meterhouse.api.housekeeping import Housekeeping
 from meterhouse.api.settings import Settings
 from meterhouse.ingest.event import Lateness
@@ -30,6 +31,7 @@ from meterhouse.warehouse.alert_outbox import SqlAlertOutbox
 from meterhouse.warehouse.audit import AuditLog
 from meterhouse.warehouse.control import ControlStore, ControlUnavailable
 from meterhouse.warehouse.database import TROUBLE, open_database, sqlite_url
+from meterhouse.warehouse.idempotency import IdempotencyKeys
 from meterhouse.warehouse.lake import Lake, LakeConfig
 from meterhouse.warehouse.lake_ledger import LakeLedger
 from meterhouse.warehouse.lake_store import S3Place
@@ -122,6 +124,10 @@ class House:
         return AuditLog(self._database)
 
     @cached_property
+    def idempotency(self) -> IdempotencyKeys:
+        return IdempotencyKeys(self._database)
+
+    @cached_property
     def lake(self) -> Lake:
         lake = Lake.open(_lake_config(self.settings), read_only=not self._writer)
         self._closing.callback(lake.close)
@@ -169,6 +175,7 @@ class House:
         housekeeping = Housekeeping(
             every_s=settings.maintain_every_s, lake=self.lake, ledger=ledger, log=self.log, clock=now_us
         )
+        _ = self._head_keeper
         return Meter(
             log=self.log,
             ledger=ledger,
@@ -184,6 +191,14 @@ class House:
             ),
             hooks=MeterHooks(self.metrics, housekeeping.between_commits, self.dedupe()),
         )
+
+    @cached_property
+    def _head_keeper(self) -> HeadKeeper:
+        """Runs beside the meters of this house until the house is closed."""
+        keeper = HeadKeeper(self.audit.head, self.lake, now_us)  # both are opened before it, so closed after it
+        self._closing.callback(keeper.close)
+        keeper.start()
+        return keeper
 
     def dedupe(self) -> Dedupe:
         """The dedupe window of one meter, which closes it."""

@@ -191,6 +191,7 @@ AUDIT_LOG: Final = sa.Table(
     sa.Column("subject", sa.Text, nullable=False),
     sa.Column("detail", sa.Text, nullable=False),  # JSON, as it was hashed
     sa.Column("hash", sa.LargeBinary, nullable=False),
+    sa.Index(None, "actor", "seq"),
 )
 
 AUDIT_HEAD: Final = sa.Table(
@@ -224,8 +225,8 @@ IDEMPOTENCY_KEYS: Final = sa.Table(
     METADATA,
     sa.Column("caller", KEY, primary_key=True),
     sa.Column("key", KEY, primary_key=True),
-    sa.Column("digest", sa.LargeBinary, nullable=False),  # of method, path and body
-    sa.Column("status", sa.Integer),  # null: it is being done
-    sa.Column("body", sa.LargeBinary),
+    sa.Column("digest", sa.LargeBinary, nullable=False),  # of what was asked
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("body", sa.LargeBinary),  # null: it held a secret
     sa.Column("at_us", sa.BigInteger, nullable=False, index=True),
 )

@@ -21,8 +21,10 @@ import duckdb
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from meterhouse.warehouse.lake_schema import (
+    AUDIT_HEADS,
     TABLES,
     LakeTable,
+    create_audit_heads_sql,
     create_positions_view_sql,
     create_table_sql,
     options_sql,
@@ -313,6 +315,8 @@ class Lake:
                 cursor.execute(statement)
         if "positions" not in present:
             cursor.execute(create_positions_view_sql(0))
+        if AUDIT_HEADS not in present:  # nor do lakes have it that were made before there was one
+            cursor.execute(create_audit_heads_sql())
         cursor.execute("COMMIT")
         row = cursor.execute(f"SELECT count(*) FROM ducklake_options('{_ALIAS}') WHERE scope = 'TABLE'").fetchone()
         if row is None or row[0] < len(TABLES):

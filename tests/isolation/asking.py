@@ -46,6 +46,8 @@ PLAIN: Final[Mapping[str, tuple[str, ...]]] = {
     "provider": ("atlas",),
     "operation": ("chat",),
     "format": ("csv", "parquet"),
+    "actor": ("local",),
+    "action": ("silence.made",),
 }  # fmt: skip
 """Query parameters that name nothing of a tenant, and values worth asking with."""
 IN_PATHS: Final[Mapping[str, Callable[[Known, Marks], str]]] = {
