@@ -15,6 +15,7 @@ from meterhouse.api.figures import Reports, Span
 from meterhouse.api.ingest import Ingest
 from meterhouse.api.problems import Problem
 from meterhouse.api.wiring import House
+from meterhouse.warehouse.reports.groups import Filters
 
 MAX_FORM_BYTES: Final = 16 * 2**10
 """A few texts of 500 characters, however they are escaped."""
@@ -72,13 +73,38 @@ def span(
     return Span(_time(from_, "from"), _time(to, "to"))
 
 
-def filters(
-    tenant: Annotated[list[str] | None, Query(description="only these tenants")] = None,
-    application: Annotated[list[str] | None, Query(description="only these applications")] = None,
-    model: Annotated[list[str] | None, Query(description="only these models")] = None,
-) -> dict[str, list[str]]:
-    given = {"tenant": tenant, "application": application, "model": model}
-    return {name: values for name, values in given.items() if values}
+def _only(what: str) -> Any:
+    return Query(description=f"only these {what}; empty: those without one")
+
+
+Values = list[str] | None
+
+
+async def _whose(
+    tenant: Annotated[Values, Query(description="only these tenants")] = None,
+    org_unit: Annotated[
+        Values, _only("org units, each with all below it; a path (`group/consumer`) names one too")
+    ] = None,
+    cost_center: Annotated[Values, _only("cost centers")] = None,
+    application: Annotated[Values, Query(description="only these applications")] = None,
+) -> dict[str, Values]:
+    return {"tenant": tenant, "org_unit": org_unit, "cost_center": cost_center, "application": application}
+
+
+async def _what(
+    environment: Annotated[Values, _only("environments")] = None,
+    model: Annotated[Values, Query(description="only these models")] = None,
+    provider: Annotated[Values, Query(description="only these providers")] = None,
+    operation: Annotated[Values, _only("operations")] = None,
+) -> dict[str, Values]:
+    return {"environment": environment, "model": model, "provider": provider, "operation": operation}
+
+
+async def filters(
+    whose: Annotated[dict[str, Values], Depends(_whose)], what: Annotated[dict[str, Values], Depends(_what)]
+) -> Filters:
+    given = {**whose, **what}
+    return {name: [value or None for value in values] for name, values in given.items() if values}
 
 
 async def read_body(request: Request, limit: int, what: str) -> bytes:
@@ -121,4 +147,4 @@ ReportsOf = Annotated[Reports, Depends(reports)]
 IngestOf = Annotated[Ingest, Depends(ingest)]
 SpanOf = Annotated[Span, Depends(span)]
 LimitOf = Annotated[int, Query(ge=1, le=1_000, description="a page has at most so many")]
-FiltersOf = Annotated[dict[str, list[str]], Depends(filters)]
+FiltersOf = Annotated[Filters, Depends(filters)]

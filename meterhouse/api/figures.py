@@ -20,7 +20,7 @@ from meterhouse.warehouse.reports.budgets import budgets
 from meterhouse.warehouse.reports.chargeback import chargeback, default_range
 from meterhouse.warehouse.reports.focus import FocusExport, focus
 from meterhouse.warehouse.reports.focus_query import BillingAccount, FocusQuery
-from meterhouse.warehouse.reports.groups import Selection
+from meterhouse.warehouse.reports.groups import Filters, Selection
 from meterhouse.warehouse.reports.rejects import Place, RejectFilter, RejectLine, Rejects, rejects
 from meterhouse.warehouse.reports.slo import slo
 from meterhouse.warehouse.reports.to_json import rfc3339, to_json
@@ -84,12 +84,12 @@ class Reports:
     def _control(self) -> Snapshot:
         return self._view.cut(self._house.control.snapshot())
 
-    def chargeback(self, span: Span, group_by: Sequence[str], filters: Mapping[str, Sequence[str]]) -> Json:
+    def chargeback(self, span: Span, group_by: Sequence[str], filters: Filters) -> Json:
         fresh = self.freshness()
         selection = Selection(*span.or_month(fresh.read_at_us), filters)
         return to_json(chargeback(self._books, self._with_every_card(), selection, group_by, fresh))
 
-    def usage(self, span: Span, every: Every, group_by: Sequence[str], filters: Mapping[str, Sequence[str]]) -> Json:
+    def usage(self, span: Span, every: Every, group_by: Sequence[str], filters: Filters) -> Json:
         fresh = self.freshness()
         selection = Selection(*span.or_month(fresh.read_at_us), filters)
         return to_json(usage(self._books, self._control, selection, group_by, every, fresh))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from meterhouse.api.schemas.common import AsOf, Count, Money, Window
+from meterhouse.api.schemas.common import Amount, AsOf, Column, Count, Money, Window
 
 
 class Tokens(BaseModel):
@@ -32,8 +32,8 @@ class _Groups(BaseModel):
     provider: str | None = None
     operation: str | None = None
     kind: str | None = None
-    day: str | None = None
-    hour: str | None = None
+    day: Annotated[str | None, Column.day] = None
+    hour: Annotated[str | None, Column.time] = None
     month: str | None = None
 
 
@@ -133,14 +133,14 @@ class Budget(BaseModel):
     scope: dict[str, str]
     unit: str
     window: BudgetWindow
-    limit: str
-    spent: str
-    reserved: str
-    remaining: str
+    limit: Amount
+    spent: Amount
+    reserved: Amount
+    remaining: Amount
     state: Literal["ok", "warned", "exceeded"]
     thresholds_crossed: list[str] = Field(description="percent of the limit")
     on_exceeded: Literal["notify", "throttle", "block"]
-    forecast: str = Field(description="spend at the window's end, as weekdays of the last eight weeks went")
+    forecast: Amount = Field(description="spend at the window's end, as weekdays of the last eight weeks went")
     exceeds_on: date | None = Field(
         description="the day, in the budget's time zone, on which the forecast reaches the limit; null: it does not,"
         " or has already"
