@@ -17,7 +17,19 @@ from meterhouse.api.auth.guard import Open, check_guarded
 from meterhouse.api.downloads import Downloads
 from meterhouse.api.figures import Reports
 from meterhouse.api.metrics import Metrics
-from meterhouse.api.routes import admissions, alerts, budget_states, events, exports, health, prices, rejects, reports
+from meterhouse.api.pages import ListingGone
+from meterhouse.api.routes import (
+    admissions,
+    alerts,
+    budget_states,
+    charges,
+    events,
+    exports,
+    health,
+    prices,
+    rejects,
+    reports,
+)
 from meterhouse.api.schemas.admissions import Position
 from meterhouse.api.schemas.common import ProblemDocument
 from meterhouse.api.streams import Streams
@@ -61,7 +73,7 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
     problems.install(app)
     app.add_middleware(CountRequests, metrics=house.metrics)
     _install_domain_errors(app)
-    for routes in (admissions, events, budget_states, prices, reports, exports, rejects, alerts, health):
+    for routes in (admissions, events, budget_states, prices, reports, charges, exports, rejects, alerts, health):
         app.include_router(routes.router)
     check_guarded(app)
     _add_schemas(app)
@@ -114,6 +126,10 @@ def _install_domain_errors(app: FastAPI) -> None:
     @app.exception_handler(NoSuch)
     async def _no_such(request: Request, error: NoSuch) -> Response:
         return problems.document(problems.Problem("not-found", str(error)), request.url.path)
+
+    @app.exception_handler(ListingGone)
+    async def _gone(request: Request, error: ListingGone) -> Response:
+        return problems.document(problems.Problem("gone", str(error)), request.url.path)
 
     for kind in (LogError, LakeError, ControlUnavailable, OutboxUnavailable):
         app.exception_handler(kind)(_unavailable)

@@ -13,12 +13,16 @@ from meterhouse.api.auth.guard import CallerOf
 from meterhouse.api.clock import BadTime, parse_time
 from meterhouse.api.figures import Reports, Span
 from meterhouse.api.ingest import Ingest
+from meterhouse.api.pages import MAX_PAGE, MAX_TOKEN, Page
 from meterhouse.api.problems import Problem
 from meterhouse.api.wiring import House
 from meterhouse.warehouse.reports.groups import Filters
 
 MAX_FORM_BYTES: Final = 16 * 2**10
 """A few texts of 500 characters, however they are escaped."""
+
+PAGE: Final = 100
+"""Lines of a page where `limit` does not say."""
 
 SCHEMA_REF: Final = "#/components/schemas/{model}"
 
@@ -107,6 +111,18 @@ async def filters(
     return {name: [value or None for value in values] for name, values in given.items() if values}
 
 
+async def page(
+    limit: Annotated[
+        int | None, Query(ge=1, le=MAX_PAGE, description="lines of a page; without it and `after`: all at once")
+    ] = None,
+    after: Annotated[
+        str | None,
+        Query(max_length=MAX_TOKEN, description="`next` of the page before; all else but `limit` must be as it was"),
+    ] = None,
+) -> Page | None:
+    return None if limit is None and after is None else Page(limit or PAGE, after)
+
+
 async def read_body(request: Request, limit: int, what: str) -> bytes:
     """The whole body, read no further than `limit` bytes; `what` says what to do where it has more."""
     chunks: list[bytes] = []
@@ -147,4 +163,5 @@ ReportsOf = Annotated[Reports, Depends(reports)]
 IngestOf = Annotated[Ingest, Depends(ingest)]
 SpanOf = Annotated[Span, Depends(span)]
 LimitOf = Annotated[int, Query(ge=1, le=1_000, description="a page has at most so many")]
+PageOf = Annotated[Page | None, Depends(page)]
 FiltersOf = Annotated[Filters, Depends(filters)]

@@ -33,6 +33,7 @@ from meterhouse.warehouse.database import TROUBLE, open_database, sqlite_url
 from meterhouse.warehouse.lake import Lake, LakeConfig
 from meterhouse.warehouse.lake_ledger import LakeLedger
 from meterhouse.warehouse.lake_store import S3Place
+from meterhouse.warehouse.listings import Listings
 from meterhouse.warehouse.reject_resolutions import RejectResolutions
 from meterhouse.warehouse.silences import SqlSilences
 
@@ -122,6 +123,10 @@ class House:
         return AuditLog(self._database)
 
     @cached_property
+    def listings(self) -> Listings:
+        return Listings(self._database)
+
+    @cached_property
     def lake(self) -> Lake:
         lake = Lake.open(_lake_config(self.settings), read_only=not self._writer)
         self._closing.callback(lake.close)
@@ -167,7 +172,12 @@ class House:
         pa.set_memory_pool(pa.system_memory_pool())
         ledger = LakeLedger(self.lake)
         housekeeping = Housekeeping(
-            every_s=settings.maintain_every_s, lake=self.lake, ledger=ledger, log=self.log, clock=now_us
+            every_s=settings.maintain_every_s,
+            lake=self.lake,
+            ledger=ledger,
+            log=self.log,
+            clock=now_us,
+            held=self.listings.held,
         )
         return Meter(
             log=self.log,

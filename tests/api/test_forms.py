@@ -24,7 +24,7 @@ from meterhouse.warehouse.view import EVERYTHING, Grant, View
 from tests.api.sites import Site, event, opened, problem
 
 PARQUET, ARROW = Form.parquet.value, Form.arrow.value
-ROUTES = ("/v1/chargeback", "/v1/usage", "/v1/slo", "/v1/budgets")
+ROUTES = ("/v1/chargeback", "/v1/usage", "/v1/slo", "/v1/budgets", "/v1/charges")
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from meterhouse.api.answers import FORMS, AnswerOf
 from meterhouse.api.auth.caller import Permission
 from meterhouse.api.auth.guard import only
-from meterhouse.api.dependencies import FiltersOf, ReportsOf, SpanOf
+from meterhouse.api.dependencies import FiltersOf, PageOf, ReportsOf, SpanOf
 from meterhouse.api.figures import names_of
 from meterhouse.api.problems import responses
 from meterhouse.api.schemas import reports as schemas
@@ -39,9 +39,11 @@ GroupBy = Annotated[
     response_model_exclude_unset=True,
     summary="Chargeback",
 )
-def chargeback(answer: AnswerOf, reports: ReportsOf, span: SpanOf, filters: FiltersOf, group_by: GroupBy = None) -> Any:
+def chargeback(
+    answer: AnswerOf, reports: ReportsOf, span: SpanOf, filters: FiltersOf, page: PageOf, group_by: GroupBy = None
+) -> Any:
     """What was billed per group, exact to the last of twelve decimals. Without a range: the current month (UTC)."""
-    return answer(reports.chargeback(span, names_of(group_by), filters))
+    return answer(reports.chargeback(span, names_of(group_by), filters, page))
 
 
 @router.get("/usage", response_model=schemas.Usage, response_model_exclude_unset=True, summary="Usage")
@@ -50,11 +52,12 @@ def usage(
     reports: ReportsOf,
     span: SpanOf,
     filters: FiltersOf,
+    page: PageOf,
     every: Every = "day",
     group_by: GroupBy = None,
 ) -> Any:
     """Requests by status and tokens of every request, in buckets of time. Without a range: the current month (UTC)."""
-    return answer(reports.usage(span, every, names_of(group_by), filters))
+    return answer(reports.usage(span, every, names_of(group_by), filters, page))
 
 
 @router.get("/slo", response_model=schemas.Slo, summary="Service level objectives")
