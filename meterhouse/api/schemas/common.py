@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+
 class Column(StrEnum):
     """What a text of JSON is in forms that have types for it. JSON Schema does not show it."""
 
