@@ -18,6 +18,7 @@ from meterhouse.api.clock import now_us
 from meterhouse.api.dependencies import SpanOf
 from meterhouse.api.forms import Form, file_name, lines_of, negotiated, written
 from meterhouse.api.problems import Problem
+from meterhouse.warehouse.audit import Deed
 from meterhouse.warehouse.view import View
 
 Json = dict[str, Any]
@@ -53,7 +54,8 @@ class Answer:
     def _file(self, report: Json, headers: dict[str, str]) -> Response:
         shape = self._request.scope["route"].response_model
         name = self._request.url.path.rsplit("/", 1)[-1]
-        _note_export(self._request, self._who, self._form, len(report[lines_of(shape)[0]]))
+        deed = export_of(self._request, self._who, self._form, len(report[lines_of(shape)[0]]))
+        _log.info(deed.action, actor=deed.actor, subject=deed.subject, **deed.detail)
         headers["Content-Disposition"] = f'attachment; filename="{file_name(name, self._form)}"'
         media_type = f"{self._form}; charset=utf-8; header=present" if self._form is Form.csv else str(self._form)
         return Response(written(report, shape, self._form), headers=headers, media_type=media_type)
@@ -79,9 +81,10 @@ def is_known(tag: str, if_none_match: str | None) -> bool:
     return "*" in known or tag.removeprefix("W/") in known
 
 
-def _note_export(request: Request, who: Caller, form: Form, lines: int) -> None:
-    """A report in a file's form leaves the house: an export. The audit log takes it here."""
-    _log.info("export made", actor=who.id, path=request.url.path, form=form.value, lines=lines)
+def export_of(request: Request, who: Caller, form: Form, lines: int) -> Deed:
+    """What the audit log is to say of a report that leaves the house as a file: what was asked, not what was in it."""
+    detail = {"form": form.value, "query": request.url.query, "lines": lines}
+    return Deed(who.id, "export.made", request.url.path, detail)
 
 
 async def form(request: Request) -> Form:
