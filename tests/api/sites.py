@@ -66,6 +66,7 @@ def opened(folder: Path) -> Iterator[Site]:
     """A house of its own in `folder`, served."""
     settings = Settings(home=folder / "home")  # type: ignore[call-arg]
     with House(settings, writer=True) as house, served(create_app(house)) as client:
+        client.timeout = httpx.Timeout(60)  # a machine may be busy
         site = Site(house, client)
         site.apply(CONTROL)
         yield site
