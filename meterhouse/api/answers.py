@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 
-import structlog
 from fastapi import Depends, Request
 from fastapi.responses import Response
 
@@ -27,8 +26,6 @@ CACHING: Final = {"Vary": "Accept", "Cache-Control": "private, no-cache"}
 """Figures are their caller's own, and are asked for anew each time; what did not change is not sent again."""
 _MOVING: Final = frozenset({"as_of", "at", "next"})
 """Members that differ from answer to answer although no figure does."""
-
-_log = structlog.get_logger("meterhouse.api")
 
 
 class Answer:
@@ -54,8 +51,9 @@ class Answer:
     def _file(self, report: Json, headers: dict[str, str]) -> Response:
         shape = self._request.scope["route"].response_model
         name = self._request.url.path.rsplit("/", 1)[-1]
+        # First: what cannot be told to the audit log does not leave.
         deed = export_of(self._request, self._who, self._form, len(report[lines_of(shape)[0]]))
-        _log.info(deed.action, actor=deed.actor, subject=deed.subject, **deed.detail)
+        self._request.app.state.house.audit.record(deed, now_us())
         headers["Content-Disposition"] = f'attachment; filename="{file_name(name, self._form)}"'
         media_type = f"{self._form}; charset=utf-8; header=present" if self._form is Form.csv else str(self._form)
         return Response(written(report, shape, self._form), headers=headers, media_type=media_type)

@@ -52,7 +52,8 @@ def settings(
 
 
 for group in (
-    cli_demo, cli_work, cli_workers, cli_feed, cli_reports, cli_charges, cli_export, cli_alerts, cli_rejects, cli_topics,
+    cli_demo, cli_work, cli_workers, cli_feed, cli_reports, cli_charges, cli_export, cli_alerts, cli_rejects,
+    cli_topics,
 ):  # fmt: skip
     group.add_to(app)
 

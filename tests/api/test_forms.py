@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -14,12 +15,15 @@ import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
 from meterhouse.api import tables
 from meterhouse.api.answers import is_known, tag_of
 from meterhouse.api.forms import Form, negotiated
+from meterhouse.warehouse.control_tables import AUDIT_LOG
+from meterhouse.warehouse.database import reading
 from meterhouse.warehouse.view import EVERYTHING, Grant, View
 from tests.api.sites import Site, event, opened, problem
 
@@ -52,6 +56,21 @@ def test_a_report_has_four_forms(site: Site, path: str, form: Form) -> None:
     assert answer.headers["content-type"].split(";")[0] == form.value
     assert answer.headers["vary"] == "Accept"
     assert answer.headers["cache-control"] == "private, no-cache"
+
+
+def test_a_file_that_leaves_is_in_the_audit_log(site: Site) -> None:
+    def entries() -> list[tuple[str, str, str]]:
+        with reading(site.house._database) as connection:
+            found = connection.execute(sa.select(AUDIT_LOG).order_by(AUDIT_LOG.c.seq)).mappings()
+            return [(row["actor"], row["subject"], row["detail"]) for row in found if row["action"] == "export.made"]
+
+    before = entries()
+    site.get("/v1/charges", tenant="acme", limit=2)
+    assert entries() == before
+    site.http.get("/v1/charges?tenant=acme&limit=2", headers={"accept": "text/csv"})
+    [(actor, subject, detail)] = entries()[len(before) :]
+    assert (actor, subject) == ("local", "/v1/charges")
+    assert json.loads(detail) == {"form": "text/csv", "query": "tenant=acme&limit=2", "lines": 2}
 
 
 @pytest.mark.parametrize("path", ROUTES)
