@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 
 class NoSuch(Exception):
-    """There is no alert or silence of this id; the message says where ids are found."""
+    """There is none of this name, or none that is seen; the message says where names are found."""
 
 
 class AlertDesk:

@@ -17,11 +17,13 @@ from meterhouse.api.auth.guard import Open, check_guarded
 from meterhouse.api.downloads import Downloads
 from meterhouse.api.figures import Reports
 from meterhouse.api.metrics import Metrics
+from meterhouse.api.pages import ListingGone
 from meterhouse.api.routes import (
     admissions,
     alerts,
     audit,
     budget_states,
+    charges,
     events,
     exports,
     health,
@@ -74,7 +76,9 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
     problems.install(app)
     app.add_middleware(CountRequests, metrics=house.metrics)
     _install_domain_errors(app)
-    for routes in (admissions, events, budget_states, prices, reports, exports, rejects, alerts, audit, health):
+    for routes in (
+        admissions, events, budget_states, prices, reports, charges, exports, rejects, alerts, audit, health,
+    ):  # fmt: skip
         app.include_router(routes.router)
     check_guarded(app)
     _add_schemas(app)
@@ -129,6 +133,10 @@ def _install_domain_errors(app: FastAPI) -> None:
     @app.exception_handler(NoSuch)
     async def _no_such(request: Request, error: NoSuch) -> Response:
         return problems.document(problems.Problem("not-found", str(error)), request.url.path)
+
+    @app.exception_handler(ListingGone)
+    async def _gone(request: Request, error: ListingGone) -> Response:
+        return problems.document(problems.Problem("gone", str(error)), request.url.path)
 
     for kind in (LogError, LakeError, ControlUnavailable, OutboxUnavailable):
         app.exception_handler(kind)(_unavailable)

@@ -11,6 +11,7 @@ import typer
 from meterhouse.api import (
     cli_alerts,
     cli_audit,
+    cli_charges,
     cli_demo,
     cli_export,
     cli_feed,
@@ -52,17 +53,9 @@ def settings(
 
 
 for group in (
-    cli_demo,
-    cli_work,
-    cli_workers,
-    cli_feed,
-    cli_reports,
-    cli_export,
-    cli_alerts,
-    cli_rejects,
-    cli_audit,
+    cli_demo, cli_work, cli_workers, cli_feed, cli_reports, cli_charges, cli_export, cli_alerts, cli_rejects, cli_audit,
     cli_topics,
-):
+):  # fmt: skip
     group.add_to(app)
 
 

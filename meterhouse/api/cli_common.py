@@ -23,6 +23,7 @@ from meterhouse.api.alert_desk import NoSuch
 from meterhouse.api.clock import BadTime, parse_time
 from meterhouse.api.figures import Span
 from meterhouse.api.metrics_server import MetricsError
+from meterhouse.api.pages import ListingGone
 from meterhouse.api.settings import Settings
 from meterhouse.ingest.log import LogError
 from meterhouse.streams.alerts import ChannelMissing, OutboxUnavailable
@@ -34,13 +35,14 @@ from meterhouse.warehouse.control import ControlConflict, ControlUnavailable
 from meterhouse.warehouse.database import DatabaseTooNew
 from meterhouse.warehouse.lake import LakeError
 from meterhouse.warehouse.reports.errors import BooksError, ReportError
+from meterhouse.warehouse.reports.groups import Filters
 
 FAILED: Final = 1
 WRONG_USE: Final = 2
 
 _FAILURES: Final = (
     LogError, LakeError, LedgerUnavailable, MeterStopped, BudgetWorkerStopped, OutboxUnavailable, ControlConflict,
-    ControlUnavailable, DatabaseTooNew, BooksError, MetricsError, ChannelMissing, NoSuch,
+    ControlUnavailable, DatabaseTooNew, BooksError, MetricsError, ChannelMissing, NoSuch, ListingGone,
 )  # fmt: skip
 
 FILE_WIDTH: Final = 160
@@ -64,6 +66,14 @@ FromOption = Annotated[
 ToOption = Annotated[str | None, typer.Option("--to", metavar="TIME", help="End, excluded: RFC 3339, or a date (UTC).")]
 LimitOption = Annotated[int, typer.Option(min=1, max=1_000, help="At most so many.")]
 ByOption = Annotated[str | None, typer.Option(help="Who does it. (Default: the user of this machine.)")]
+WhereOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="Only this tenant, org_unit, cost_center, application, environment, model, provider or operation; may be"
+        " given again. An empty value: those without one.",
+    ),
+]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print it.")]
 
 
@@ -109,6 +119,25 @@ def time_of(text: str | None, option: str) -> int | None:
 
 def span_of(from_: str | None, to: str | None) -> Span:
     return Span(time_of(from_, "--from"), time_of(to, "--to"))
+
+
+def where_of(texts: Sequence[str] | None) -> Filters:
+    """Filters of `NAME=VALUE`. Values of one name are alternatives; reports say which names there are."""
+    found: dict[str, list[str | None]] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{text!r} has no `=`: write tenant=acme-retail", param_hint="--where")
+        found.setdefault(name, []).append(value or None)
+    return found
+
+
+def note_as_of(report: Mapping[str, Any]) -> None:
+    """A line below a table: what its figures include."""
+    as_of = report["as_of"]
+    lag = "unknown" if as_of["lag_seconds"] is None else f"{as_of['lag_seconds']:.1f} s"
+    watermark = tables.shown_time(as_of["watermark"] or "(unknown)")
+    out.print(f"as of snapshot {as_of['snapshot']}, events that arrived before {watermark}, lag {lag}", style="dim")
 
 
 def emit(form: Format, report: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> bool:

@@ -35,6 +35,7 @@ from meterhouse.warehouse.idempotency import IdempotencyKeys
 from meterhouse.warehouse.lake import Lake, LakeConfig
 from meterhouse.warehouse.lake_ledger import LakeLedger
 from meterhouse.warehouse.lake_store import S3Place
+from meterhouse.warehouse.listings import Listings
 from meterhouse.warehouse.reject_resolutions import RejectResolutions
 from meterhouse.warehouse.silences import SqlSilences
 
@@ -128,6 +129,10 @@ class House:
         return IdempotencyKeys(self._database)
 
     @cached_property
+    def listings(self) -> Listings:
+        return Listings(self._database)
+
+    @cached_property
     def lake(self) -> Lake:
         lake = Lake.open(_lake_config(self.settings), read_only=not self._writer)
         self._closing.callback(lake.close)
@@ -173,7 +178,12 @@ class House:
         pa.set_memory_pool(pa.system_memory_pool())
         ledger = LakeLedger(self.lake)
         housekeeping = Housekeeping(
-            every_s=settings.maintain_every_s, lake=self.lake, ledger=ledger, log=self.log, clock=now_us
+            every_s=settings.maintain_every_s,
+            lake=self.lake,
+            ledger=ledger,
+            log=self.log,
+            clock=now_us,
+            held=self.listings.held,
         )
         _ = self._head_keeper
         return Meter(

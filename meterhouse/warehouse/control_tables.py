@@ -230,3 +230,16 @@ IDEMPOTENCY_KEYS: Final = sa.Table(
     sa.Column("body", sa.LargeBinary),  # null: it held a secret
     sa.Column("at_us", sa.BigInteger, nullable=False, index=True),
 )
+
+LISTINGS: Final = sa.Table(
+    "listings",  # reports that are read page by page: `listings` says what the columns mean
+    METADATA,
+    sa.Column("id", KEY, primary_key=True),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("bound", sa.Text, nullable=False),
+    sa.Column("lake_snapshot", sa.BigInteger, nullable=False),
+    sa.Column("control_version", sa.Integer),
+    sa.Column("freshness", sa.JSON, nullable=False),
+    sa.Column("key", sa.LargeBinary, nullable=False),
+    sa.Column("until_us", sa.BigInteger, nullable=False, index=True),
+)

@@ -61,7 +61,7 @@ class LakeMissing(LakeError):
 
 
 class SnapshotExpired(LakeError):
-    """A read lasted so long that maintenance let its snapshot go: what it read may lack rows."""
+    """Maintenance let a snapshot go that is, or was, read: what was read of it may lack rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,14 +260,15 @@ class Lake:
         finally:
             put_away(cursor)  # rolls back
         if monotonic() - started_s > _LONG_READ_S:
-            self._check_kept(snapshot)
+            self.check_kept(snapshot)
 
     def _unavailable(self, trouble: Exception) -> LakeUnavailable:
         return LakeUnavailable(
             f"the lake at {self.config.named} cannot be read, try again: {self.config.told(trouble)}"
         )
 
-    def _check_kept(self, snapshot: int) -> None:
+    def check_kept(self, snapshot: int) -> None:
+        """Raises SnapshotExpired when maintenance let this snapshot go: what was read of it may lack rows."""
         with closing(self.cursor()) as cursor:
             kept = cursor.execute(
                 f"SELECT count(*) FROM ducklake_snapshots('{_ALIAS}') WHERE snapshot_id = ?", [snapshot]

@@ -38,7 +38,7 @@ PLAIN: Final[Mapping[str, tuple[str, ...]]] = {
         "tenant,application", "model,environment", "org_unit", "cost_center", "kind", "hour,provider,operation",
     ),
     "status": ("open",),
-    "kind": ("threshold",),
+    "kind": ("threshold", "output"),
     "reason": ("count_out_of_range",),
     "resolved": ("true",),
     "after": (),  # a token of a page: asked with those that others were given
@@ -54,6 +54,10 @@ IN_PATHS: Final[Mapping[str, Callable[[Known, Marks], str]]] = {
     "alert_id": lambda known, m: known["alert"].get(m.number, _NOWHERE["alert"]),
     "silence_id": lambda known, m: known["silence"].get(m.number, _NOWHERE["silence"]),
     "reservation": lambda known, m: f"reservation-{m.secret}",
+    **{
+        name: lambda known, m, part=part: known["place"].get(m.number, _NOWHERE["place"]).split("/")[part]
+        for part, name in enumerate(("partition", "offset", "index"))
+    },
 }
 
 

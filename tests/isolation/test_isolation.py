@@ -93,9 +93,10 @@ def _same(answer: httpx.Response, ask: Ask, nothing: httpx.Response, not_there: 
 
 def neutral(answer: httpx.Response, ask: Ask) -> tuple[str, list[str]]:
     """An answer without what the question itself said, and without what differs from one moment to the next."""
-    text = _MOVING.sub("~", answer.text)
+    text = _MOVING.sub("~", answer.text).replace(ask.path, "~")
     for part in (*ask.path.split("/")[3:], *ask.params.values(), *_texts(ask.body)):
-        text = text.replace(part, "~")
+        if not part.isdigit():  # a number stands elsewhere too
+            text = text.replace(part, "~")
     return text, sorted(answer.headers)
 
 

@@ -47,6 +47,23 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("caller", "key", name="pk_idempotency_keys"),
     )
     op.create_index("ix_idempotency_keys_at_us", "idempotency_keys", ["at_us"])
+    _listings()
+
+
+def _listings() -> None:
+    op.create_table(
+        "listings",
+        sa.Column("id", KEY, nullable=False),
+        sa.Column("holder", sa.Text, nullable=False),
+        sa.Column("bound", sa.Text, nullable=False),
+        sa.Column("lake_snapshot", sa.BigInteger, nullable=False),
+        sa.Column("control_version", sa.Integer),
+        sa.Column("freshness", sa.JSON, nullable=False),
+        sa.Column("key", sa.LargeBinary, nullable=False),
+        sa.Column("until_us", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_listings"),
+    )
+    op.create_index("ix_listings_until_us", "listings", ["until_us"])
 
 
 def _audit() -> None:
