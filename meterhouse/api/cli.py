@@ -13,6 +13,7 @@ from meterhouse.api import (
     cli_demo,
     cli_export,
     cli_feed,
+    cli_keys,
     cli_rejects,
     cli_reports,
     cli_topics,
@@ -50,7 +51,10 @@ def settings(
         fail(problems_of(wrong), WRONG_USE)
 
 
-for group in (cli_demo, cli_work, cli_workers, cli_feed, cli_reports, cli_export, cli_alerts, cli_rejects, cli_topics):
+GROUPS = (
+    cli_demo, cli_work, cli_workers, cli_feed, cli_reports, cli_export, cli_alerts, cli_rejects, cli_topics, cli_keys,
+)  # fmt: skip
+for group in GROUPS:
     group.add_to(app)
 
 

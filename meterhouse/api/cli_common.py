@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import logging
+import re
 import signal
 import sys
 import threading
@@ -44,6 +45,9 @@ _FAILURES: Final = (
 
 FILE_WIDTH: Final = 160
 """Columns of a table that goes to a file or a pipe."""
+
+_LENGTH: Final = re.compile(r"(\d{1,6})([mhd])", re.ASCII)
+_SECONDS: Final = {"m": 60, "h": 3_600, "d": 86_400}
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -108,6 +112,14 @@ def time_of(text: str | None, option: str) -> int | None:
 
 def span_of(from_: str | None, to: str | None) -> Span:
     return Span(time_of(from_, "--from"), time_of(to, "--to"))
+
+
+def length_us(text: str, option: str) -> int:
+    """A length of time, microseconds: 30m, 2h, 3d."""
+    found = _LENGTH.fullmatch(text)
+    if found is None:
+        raise typer.BadParameter("write a number and m, h or d: 30m, 2h, 3d", param_hint=option)
+    return int(found[1]) * _SECONDS[found[2]] * 1_000_000
 
 
 def emit(form: Format, report: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> bool:

@@ -40,8 +40,8 @@ async def reports(request: Request, who: CallerOf) -> Reports:
     return shared.seen_by(who.view)
 
 
-async def ingest(request: Request) -> Ingest:
-    return Ingest(await house(request))
+async def ingest(request: Request, who: CallerOf) -> Ingest:
+    return Ingest(await house(request), who.view)
 
 
 def _time(text: str | None, name: str) -> int | None:

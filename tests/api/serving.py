@@ -11,6 +11,7 @@ import httpx
 from fastapi import FastAPI
 
 from meterhouse.api.server import Server
+from meterhouse.api.settings import Settings
 
 
 @contextmanager
@@ -18,7 +19,7 @@ def served(app: FastAPI, port: int = 0) -> Iterator[httpx.Client]:
     """A client of the application, which is served meanwhile."""
     listening = socket.create_server(("127.0.0.1", port))
     with httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}") as client:
-        server = Server(app)
+        server = Server(app, Settings())
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:

@@ -8,7 +8,8 @@ from fastapi import Depends, FastAPI, Request, params
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from meterhouse.api.auth.caller import LOCAL, Caller, Permission
+from meterhouse.api.auth.caller import Caller, Permission
+from meterhouse.api.auth.rates import Rates
 from meterhouse.api.problems import Problem
 
 PUBLIC: Final = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -17,15 +18,8 @@ PUBLIC: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 
 class Authenticator(Protocol):
     async def caller_of(self, request: Request) -> Caller:
-        """Who makes the request. Raises Problem (`unauthenticated`)."""
+        """Who makes the request. Raises Problem (`unauthenticated`, `forbidden`) and ControlUnavailable."""
         ...
-
-
-class Open:
-    """Everyone is the operator at the machine: for a server that binds loopback only."""
-
-    async def caller_of(self, request: Request) -> Caller:
-        return LOCAL
 
 
 class RouteUnguarded(Exception):
@@ -45,16 +39,19 @@ CallerOf = Annotated[Caller, Depends(caller)]
 
 
 class needs:  # noqa: N801 - called like a function
-    """A dependency: the caller, who has this permission. Raises Problem (`unauthenticated`, `forbidden`)."""
+    """A dependency: the caller, who has this permission and does not ask too often. Raises Problem (`unauthenticated`,
+    `forbidden`, `rate-limited`)."""
 
     def __init__(self, permission: Permission) -> None:
         self.permission = permission
 
-    async def __call__(self, who: CallerOf) -> Caller:
+    async def __call__(self, request: Request, who: CallerOf) -> Caller:
         if not who.may(self.permission):
             raise Problem(
                 "forbidden", f"The role `{who.role}` may not do this: it needs the permission `{self.permission}`."
             )
+        rates: Rates = request.app.state.rates
+        rates.count(who, self.permission)
         return who
 
 

@@ -18,7 +18,11 @@ from meterhouse.streams.alert import AlertKind
 from meterhouse.streams.alerts import AlertFilter, AlertStatus
 from meterhouse.warehouse.reports.groups import microseconds_of
 
-router = APIRouter(prefix="/v1", tags=["alerts"], responses=responses("invalid-parameter", "unavailable"))
+router = APIRouter(
+    prefix="/v1",
+    tags=["alerts"],
+    responses=responses("invalid-parameter", "unauthenticated", "forbidden", "rate-limited", "unavailable"),
+)
 
 
 def _desk(house: HouseOf, who: CallerOf) -> AlertDesk:
@@ -69,10 +73,13 @@ def alert(desk: DeskOf, alert_id: str) -> dict[str, Any]:
     openapi_extra=request_body(schemas.Acknowledgement),
 )
 def acknowledge(
-    desk: DeskOf, alert_id: str, said: Annotated[schemas.Acknowledgement, Depends(body_of(schemas.Acknowledgement))]
+    desk: DeskOf,
+    who: CallerOf,
+    alert_id: str,
+    said: Annotated[schemas.Acknowledgement, Depends(body_of(schemas.Acknowledgement))],
 ) -> dict[str, Any]:
     """Says who looks after an alert, which stays open until its reason is gone. Said again, the last one stands."""
-    return desk.acknowledge(alert_id, said.by, said.note)
+    return desk.acknowledge(alert_id, who.signs(said.by), said.note)
 
 
 @router.get("/silences", dependencies=READ, response_model=schemas.Silences, summary="Silences")
@@ -90,11 +97,13 @@ def silences(desk: DeskOf) -> dict[str, Any]:
     responses=responses("too-large"),
     openapi_extra=request_body(schemas.NewSilence),
 )
-def silence(desk: DeskOf, asked: Annotated[schemas.NewSilence, Depends(body_of(schemas.NewSilence))]) -> dict[str, Any]:
+def silence(
+    desk: DeskOf, who: CallerOf, asked: Annotated[schemas.NewSilence, Depends(body_of(schemas.NewSilence))]
+) -> dict[str, Any]:
     """Alerts of a kind, about a subject, or both, are listed as ever and not posted until the silence ends, at most 90
     days later. What was posted before is told to its end."""
     span_us = None if asked.from_ is None else microseconds_of(asked.from_), microseconds_of(asked.until)
-    return desk.silence(asked.subject, asked.kind, span_us, asked.by, asked.reason)
+    return desk.silence(asked.subject, asked.kind, span_us, who.signs(asked.by), asked.reason)
 
 
 @router.delete(
