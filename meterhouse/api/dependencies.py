@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final, TypeVar
 
@@ -18,6 +19,9 @@ from meterhouse.api.wiring import House
 
 MAX_FORM_BYTES: Final = 16 * 2**10
 """A few texts of 500 characters, however they are escaped."""
+
+BODY_S: Final = 30.0
+"""Seconds for a body to come: 4 MiB at 140 kB/s. Who sends a byte now and then would hold a connection for ever."""
 
 SCHEMA_REF: Final = "#/components/schemas/{model}"
 
@@ -85,11 +89,15 @@ async def read_body(request: Request, limit: int, what: str) -> bytes:
     """The whole body, read no further than `limit` bytes; `what` says what to do where it has more."""
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise Problem("too-large", f"A body may have {limit:,} bytes. {what}")
-        chunks.append(chunk)
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise Problem("too-large", f"A body may have {limit:,} bytes. {what}")
+                chunks.append(chunk)
+    except TimeoutError:
+        raise Problem("too-slow", f"The body did not come within {BODY_S:.0f} s. Send it again, or less.") from None
     return b"".join(chunks)
 
 

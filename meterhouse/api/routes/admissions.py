@@ -19,11 +19,11 @@ router = APIRouter(
     prefix="/v1/admissions",
     tags=["admissions"],
     dependencies=only(Permission.admit),
-    responses=responses("unauthenticated", "forbidden", "rate-limited"),
+    responses=responses("unauthenticated", "forbidden", "rate-limited", "unavailable"),
 )
 
 JSON: Final = "application/json"
-_WRONG: Final = ("malformed-body", "invalid-parameter", "too-large", "unsupported-media-type")
+_WRONG: Final = ("malformed-body", "invalid-parameter", "too-large", "too-slow", "unsupported-media-type")
 _encode: Final = msgspec.json.Encoder().encode
 _request: Final = body_of(schemas.AdmissionRequest)
 _settlement: Final = body_of(schemas.Settlement)

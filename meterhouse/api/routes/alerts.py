@@ -69,7 +69,7 @@ def alert(desk: DeskOf, alert_id: str) -> dict[str, Any]:
     dependencies=ANSWER,
     response_model=schemas.AlertStory,
     summary="Acknowledge an alert",
-    responses=responses("not-found", "too-large"),
+    responses=responses("not-found", "too-large", "too-slow"),
     openapi_extra=request_body(schemas.Acknowledgement),
 )
 def acknowledge(
@@ -94,7 +94,7 @@ def silences(desk: DeskOf) -> dict[str, Any]:
     response_model=schemas.Silence,
     status_code=201,
     summary="Silence alerts",
-    responses=responses("too-large"),
+    responses=responses("too-large", "too-slow"),
     openapi_extra=request_body(schemas.NewSilence),
 )
 def silence(

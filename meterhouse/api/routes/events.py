@@ -42,6 +42,7 @@ _BODY: Final = {
         "forbidden",
         "rate-limited",
         "too-large",
+        "too-slow",
         "unsupported-media-type",
         "unavailable",
         "log-full",

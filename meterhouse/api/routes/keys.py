@@ -54,7 +54,7 @@ def keys(desk: DeskOf) -> dict[str, Any]:
     response_model=schemas.MadeKey,
     status_code=201,
     summary="Create an API key",
-    responses=responses("invalid-parameter", "malformed-body", "too-large"),
+    responses=responses("invalid-parameter", "malformed-body", "too-large", "too-slow"),
     openapi_extra=request_body(schemas.NewKey),
 )
 def create(desk: DeskOf, asked: Annotated[schemas.NewKey, Depends(body_of(schemas.NewKey))]) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def create(desk: DeskOf, asked: Annotated[schemas.NewKey, Depends(body_of(schema
     response_model=schemas.MadeKey,
     status_code=201,
     summary="Replace an API key",
-    responses=responses("invalid-parameter", "malformed-body", "not-found", "too-large"),
+    responses=responses("invalid-parameter", "malformed-body", "not-found", "too-large", "too-slow"),
     openapi_extra=request_body(schemas.Rotation),
 )
 def rotate(
