@@ -8,6 +8,7 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
+from meterhouse.api.heads import BoundedHeads
 from meterhouse.api.settings import Settings
 from meterhouse.api.streams import Streams
 
@@ -24,6 +25,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 app, host=settings.host, port=settings.port, log_level="warning", lifespan="off",
                 timeout_graceful_shutdown=GRACE_S, access_log=False, server_header=False,
+                http=BoundedHeads,
                 ssl_certfile=settings.tls_cert, ssl_keyfile=settings.tls_key,
             )
         )  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from meterhouse.api.auth.caller import Family
@@ -92,8 +92,8 @@ class Settings(BaseSettings):
     billing_account_name: str = Field(
         "Meterhouse", min_length=1, max_length=200, description="who bills the tenants: BillingAccountName of exports"
     )
-    tls_cert: Path | None = Field(None, description="PEM file of serve's certificate and those above it")
-    tls_key: Path | None = Field(None, description="PEM file of its private key")
+    tls_cert: FilePath | None = Field(None, description="PEM file of serve's certificate and those above it")
+    tls_key: FilePath | None = Field(None, description="PEM file of its private key")
     auth: Literal["auto", "on", "off"] = Field(
         "auto", description="whether callers say who they are; auto: once there is a key or an issuer"
     )
