@@ -17,6 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from meterhouse.api.app import create_app
+from meterhouse.api.auth import jwks
 from meterhouse.api.clock import now_us
 from meterhouse.api.settings import Settings
 from meterhouse.api.wiring import House
@@ -64,7 +65,9 @@ def test_a_token_says_who_one_is(doors: Gatehouse, issuer: Issuer, key_id: str) 
     assert me["grants"] == [{"tenant": "acme", "application": "assistant"}]
 
 
-def test_a_signing_key_that_is_new_is_fetched_once_and_unknown_ones_do_not_hammer_the_issuer(tmp_path: Path) -> None:
+def test_a_signing_key_that_is_new_is_fetched_and_unknown_ones_do_not_hammer_the_issuer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with own_issuer() as issuer, gatehouse(tmp_path, issuer) as doors:
         assert doors.show(issuer.token()).status_code == 200
         assert issuer.asked == 1
@@ -74,6 +77,13 @@ def test_a_signing_key_that_is_new_is_fetched_once_and_unknown_ones_do_not_hamme
             forged = jwt.encode(issuer.claims(), issuer.keys["first"], "RS256", {"kid": f"made-up-{number}"})
             problem(doors.show(forged), 401, "unauthenticated")
         assert issuer.asked == 1  # half a minute has not gone by
+        monkeypatch.setattr(jwks, "ASKED_AGAIN_S", 0.0)
+        issuer.away = True
+        problem(doors.show(issuer.token("second")), 401, "unauthenticated")
+        assert doors.show(issuer.token()).status_code == 200  # the last keys are believed meanwhile
+        issuer.away = False
+        assert doors.show(issuer.token("second")).status_code == 200
+        assert issuer.asked == 3
 
 
 def test_an_issuer_that_is_away_is_a_503_until_it_is_back_and_no_reason_to_let_anyone_in(tmp_path: Path) -> None:
@@ -340,6 +350,16 @@ def test_without_authentication_only_names_of_this_machine_are_answered(tmp_path
     settings = Settings(home=tmp_path / "home")  # type: ignore[call-arg]
     with House(settings, writer=True) as house, served(create_app(house)) as http:
         assert http.get("/v1/me", headers={"host": host}).status_code == status
+
+
+def test_without_authentication_no_page_of_another_site_sends_a_form(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home")  # type: ignore[call-arg]
+    with House(settings, writer=True) as house, served(create_app(house)) as http:
+        asked = {"name": "planted", "role": "admin"}
+        for origin in ("https://evil.example", "null", "http://[", "http://localhost.evil.example"):
+            problem(http.post("/v1/keys", json=asked, headers={"origin": origin}), 403, "forbidden")
+        assert house.keys.edition() == (0, 0)
+        assert http.get("/v1/me", headers={"origin": "http://localhost:3000"}).status_code == 200
 
 
 def test_off_is_off_though_there_are_keys(tmp_path: Path) -> None:

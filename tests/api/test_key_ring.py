@@ -84,6 +84,16 @@ def test_both_keys_of_a_rotation_work_until_the_overlap_ends(rig: Rig) -> None:
     assert (rig.shown(old), rig.shown(new)) == ("expired", f"key:{new.key.id}")
 
 
+def test_a_key_of_the_right_id_and_another_secret_opens_nothing(rig: Rig) -> None:
+    made = rig.make()
+    rig.ring.look()
+    forged = key_text.write(bytes.fromhex(made.key.id), bytes(key_text.SECRET_BYTES))
+    with pytest.raises(NotAuthenticated, match="wrong_secret"):
+        rig.ring.caller_of(key_text.read(forged))
+    rig.ring.note_uses()
+    assert rig.keys.noted == 0
+
+
 def test_a_server_whose_database_is_away_goes_on_for_an_hour(rig: Rig) -> None:
     made = rig.make()
     with pytest.raises(ControlUnavailable):

@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Literal, Self
+from urllib.parse import urlsplit
 
 from fastapi import Request
 
@@ -57,7 +58,7 @@ class Authentication:
     async def caller_of(self, request: Request) -> Caller:
         """Who makes the request. Raises Problem (`unauthenticated`, `forbidden`) and ControlUnavailable."""
         if not self.is_on:
-            _check_host(request)
+            _check_local(request)
             return LOCAL
         try:
             who = await self._shown(request.headers.getlist("authorization"))
@@ -112,14 +113,21 @@ def _unauthenticated(failed: NotAuthenticated) -> Problem:
     return Problem("unauthenticated", failed.said or _NOT_VALID, headers={"WWW-Authenticate": challenge})
 
 
-def _check_host(request: Request) -> None:
-    """A page of another site may name this machine by a name of its own (DNS rebinding): its requests come from here,
-    and only their Host tells them."""
-    host = request.headers.get("host", "")
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
-    if name.strip("[]").lower() not in LOOPBACK:
+def _check_local(request: Request) -> None:
+    """Pages of other sites that someone at this machine looks at ask from here too. One may name this machine by a name
+    of its own (DNS rebinding): its Host tells it. One may send a form across: its Origin does."""
+    headers = request.headers
+    origins = [f"//{headers.get('host', '')}", *headers.getlist("origin")]
+    if any(_host_of(origin) not in LOOPBACK for origin in origins):
         raise Problem(
             "forbidden",
-            "Without authentication this server answers to localhost, 127.0.0.1 and [::1] only. Use one of these, or"
-            " turn authentication on: `meterhouse keys create --role admin`.",
+            "Without authentication this server answers to localhost, 127.0.0.1 and [::1] only, and to pages of these."
+            " Use one of them, or turn authentication on: `meterhouse keys create --role admin`.",
         )
+
+
+def _host_of(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
