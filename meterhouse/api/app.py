@@ -13,7 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from meterhouse.api import problems
 from meterhouse.api.alert_desk import NoSuch
-from meterhouse.api.auth.guard import Open, check_guarded
+from meterhouse.api.auth.guard import PUBLIC, check_guarded
+from meterhouse.api.auth.outside import SecureHeaders, TellRefusals
+from meterhouse.api.auth.rates import Rates
 from meterhouse.api.downloads import Downloads
 from meterhouse.api.figures import Reports
 from meterhouse.api.metrics import Metrics
@@ -27,6 +29,7 @@ from meterhouse.api.routes import (
     events,
     exports,
     health,
+    keys,
     prices,
     rejects,
     reports,
@@ -57,6 +60,8 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
         title="Meterhouse",
         version="1",
         description=DESCRIPTION,
+        redoc_url=None,  # one page of documentation is enough
+        swagger_ui_oauth2_redirect_url=None,
         openapi_tags=[
             {"name": "ingest", "description": "Events in."},
             {"name": "admissions", "description": "What gateways ask before a request runs."},
@@ -64,6 +69,7 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
             {"name": "exports", "description": "Whole files out."},
             {"name": "alerts", "description": "News for people, and what they do about it."},
             {"name": "audit", "description": "Who did what."},
+            {"name": "keys", "description": "Who may ask."},
             {"name": "health", "description": "For whoever runs this."},
         ],
     )
@@ -72,12 +78,16 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
     app.state.workers_alive = workers_alive
     app.state.streams = Streams()
     app.state.downloads = Downloads()
-    app.state.authenticator = Open()
+    app.state.authenticator = house.authentication
+    app.state.rates = Rates(house.settings.rates())
     problems.install(app)
+    app.add_middleware(TellRefusals, refusals=house.authentication.refusals)
     app.add_middleware(CountRequests, metrics=house.metrics)
+    app.add_middleware(SecureHeaders)
     _install_domain_errors(app)
     for routes in (
-        admissions, events, budget_states, prices, reports, charges, exports, rejects, alerts, audit, health,
+        admissions, events, budget_states, prices, reports, charges, exports, rejects, alerts, audit, keys,
+        health,
     ):  # fmt: skip
         app.include_router(routes.router)
     check_guarded(app)
@@ -153,6 +163,10 @@ def _add_schemas(app: FastAPI) -> None:
         document = made()
         components = document["components"].setdefault("schemas", {})
         components |= {name: model.model_json_schema() for name, model in UNRETURNED.items()}
+        document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+        for path, methods in document["paths"].items():
+            for operation in methods.values():
+                operation["security"] = [] if path in PUBLIC else [{"bearer": []}]
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

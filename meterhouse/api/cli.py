@@ -15,6 +15,7 @@ from meterhouse.api import (
     cli_demo,
     cli_export,
     cli_feed,
+    cli_keys,
     cli_rejects,
     cli_reports,
     cli_topics,
@@ -52,10 +53,11 @@ def settings(
         fail(problems_of(wrong), WRONG_USE)
 
 
-for group in (
+GROUPS = (
     cli_demo, cli_work, cli_workers, cli_feed, cli_reports, cli_charges, cli_export, cli_alerts, cli_rejects, cli_audit,
-    cli_topics,
-):  # fmt: skip
+    cli_topics, cli_keys,
+)  # fmt: skip
+for group in GROUPS:
     group.add_to(app)
 
 

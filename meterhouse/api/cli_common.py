@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import logging
+import re
 import signal
 import sys
 import threading
@@ -47,6 +48,9 @@ _FAILURES: Final = (
 
 FILE_WIDTH: Final = 160
 """Columns of a table that goes to a file or a pipe."""
+
+_LENGTH: Final = re.compile(r"(\d{1,6})([mhd])", re.ASCII)
+_SECONDS: Final = {"m": 60, "h": 3_600, "d": 86_400}
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -138,6 +142,14 @@ def note_as_of(report: Mapping[str, Any]) -> None:
     lag = "unknown" if as_of["lag_seconds"] is None else f"{as_of['lag_seconds']:.1f} s"
     watermark = tables.shown_time(as_of["watermark"] or "(unknown)")
     out.print(f"as of snapshot {as_of['snapshot']}, events that arrived before {watermark}, lag {lag}", style="dim")
+
+
+def length_us(text: str, option: str) -> int:
+    """A length of time, microseconds: 30m, 2h, 3d."""
+    found = _LENGTH.fullmatch(text)
+    if found is None:
+        raise typer.BadParameter("write a number and m, h or d: 30m, 2h, 3d", param_hint=option)
+    return int(found[1]) * _SECONDS[found[2]] * 1_000_000
 
 
 def emit(form: Format, report: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final, TypeVar
 
@@ -23,6 +24,8 @@ MAX_FORM_BYTES: Final = 16 * 2**10
 
 PAGE: Final = 100
 """Lines of a page where `limit` does not say."""
+BODY_S: Final = 30.0
+"""Seconds for a body to come: 4 MiB at 140 kB/s. Who sends a byte now and then would hold a connection for ever."""
 
 SCHEMA_REF: Final = "#/components/schemas/{model}"
 
@@ -45,8 +48,8 @@ async def reports(request: Request, who: CallerOf) -> Reports:
     return shared.seen_by(who.view)
 
 
-async def ingest(request: Request) -> Ingest:
-    return Ingest(await house(request))
+async def ingest(request: Request, who: CallerOf) -> Ingest:
+    return Ingest(await house(request), who.view)
 
 
 def _time(text: str | None, name: str) -> int | None:
@@ -127,11 +130,15 @@ async def read_body(request: Request, limit: int, what: str) -> bytes:
     """The whole body, read no further than `limit` bytes; `what` says what to do where it has more."""
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise Problem("too-large", f"A body may have {limit:,} bytes. {what}")
-        chunks.append(chunk)
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise Problem("too-large", f"A body may have {limit:,} bytes. {what}")
+                chunks.append(chunk)
+    except TimeoutError:
+        raise Problem("too-slow", f"The body did not come within {BODY_S:.0f} s. Send it again, or less.") from None
     return b"".join(chunks)
 
 

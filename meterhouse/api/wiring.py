@@ -28,6 +28,7 @@ from meterhouse.streams.dedupe_store import Dedupe, TieredDedupe
 from meterhouse.streams.meter import Meter, MeterSettings
 from meterhouse.streams.watch import MeterHooks
 from meterhouse.warehouse.alert_outbox import SqlAlertOutbox
+from meterhouse.warehouse.api_keys import ApiKeys
 from meterhouse.warehouse.audit import AuditLog
 from meterhouse.warehouse.control import ControlStore, ControlUnavailable
 from meterhouse.warehouse.database import TROUBLE, open_database, sqlite_url
@@ -41,6 +42,8 @@ from meterhouse.warehouse.silences import SqlSilences
 
 if TYPE_CHECKING:
     from meterhouse.api.admissions import Admissions
+    from meterhouse.api.auth.authentication import Authentication
+    from meterhouse.api.auth.oidc import OidcTokens
     from meterhouse.api.metrics import Metrics
     from meterhouse.ingest.kafka_log import KafkaLog
     from meterhouse.streams.alert_sender import AlertSender
@@ -167,6 +170,25 @@ class House:
         made = Admissions(gate, hub, prices, self.metrics, now_us)
         self.metrics.watch_gate(lambda: gate.reservations, made.state_age_s)
         return made
+
+    @cached_property
+    def keys(self) -> ApiKeys:
+        return ApiKeys(self._database)
+
+    @cached_property
+    def authentication(self) -> Authentication:
+        """Who may ask this server, followed from now on. Raises ControlUnavailable."""
+        # Here, since only a server asks who someone is.
+        from meterhouse.api.auth.authentication import Authentication, Doors
+        from meterhouse.api.auth.key_ring import KeyRing
+        from meterhouse.api.auth.refusals import RefusalLog
+
+        doors = Doors(
+            KeyRing(self.keys, self._steady_snapshot, now_us),
+            _tokens(self.settings),
+            RefusalLog(self._database, now_us),
+        )
+        return self._closing.enter_context(Authentication(self.settings.auth, doors))
 
     # -- workers ---------------------------------------------------------------------------------------------------
 
@@ -301,6 +323,25 @@ def open_kafka(settings: Settings, group: str | None) -> KafkaLog:
             instance=settings.kafka_instance,
             options=settings.client_options(),
         ),
+    )
+
+
+def _tokens(settings: Settings) -> OidcTokens | None:
+    """Whoever checks the issuer's tokens, where there is one."""
+    if settings.oidc_issuer is None or settings.oidc_audience is None:  # settings with the one have the other
+        return None
+    from meterhouse.api.auth.oidc import OidcSettings, OidcTokens
+
+    return OidcTokens(
+        OidcSettings(
+            issuer=settings.oidc_issuer,
+            audience=settings.oidc_audience,
+            jwks_url=settings.oidc_jwks_url,
+            algorithms=tuple(settings.oidc_algorithms.split()),
+            clock_skew_s=settings.oidc_clock_skew_s,
+            role_claim=settings.oidc_role_claim,
+            grants_claim=settings.oidc_grants_claim,
+        )
     )
 
 

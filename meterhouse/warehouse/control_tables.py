@@ -171,7 +171,7 @@ API_KEYS: Final = sa.Table(
     sa.Column("id", KEY, primary_key=True),
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("role", sa.Text, nullable=False),
-    sa.Column("grants", sa.JSON),  # a list of {tenant, application}; null: all tenants
+    sa.Column("grants", sa.JSON),  # a list of [tenant, application]; null: no tenants of its own
     sa.Column("secret_hash", sa.LargeBinary, nullable=False),  # SHA-256 of 32 random bytes: nothing to guess
     sa.Column("created_us", sa.BigInteger, nullable=False),
     sa.Column("created_by", sa.Text, nullable=False),

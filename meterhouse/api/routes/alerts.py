@@ -20,7 +20,11 @@ from meterhouse.streams.alerts import AlertFilter, AlertStatus
 from meterhouse.warehouse.idempotency import Keep
 from meterhouse.warehouse.reports.groups import microseconds_of
 
-router = APIRouter(prefix="/v1", tags=["alerts"], responses=responses("invalid-parameter", "unavailable"))
+router = APIRouter(
+    prefix="/v1",
+    tags=["alerts"],
+    responses=responses("invalid-parameter", "unauthenticated", "forbidden", "rate-limited", "unavailable"),
+)
 
 
 def _desk(house: HouseOf, who: CallerOf) -> AlertDesk:
@@ -67,15 +71,18 @@ def alert(desk: DeskOf, alert_id: str) -> dict[str, Any]:
     dependencies=ANSWER,
     response_model=schemas.AlertStory,
     summary="Acknowledge an alert",
-    responses=responses("not-found", "too-large"),
+    responses=responses("not-found", "too-large", "too-slow"),
     openapi_extra=request_body(schemas.Acknowledgement),
 )
 def acknowledge(
-    desk: DeskOf, alert_id: str, said: Annotated[schemas.Acknowledgement, Depends(body_of(schemas.Acknowledgement))]
+    desk: DeskOf,
+    who: CallerOf,
+    alert_id: str,
+    said: Annotated[schemas.Acknowledgement, Depends(body_of(schemas.Acknowledgement))],
 ) -> dict[str, Any]:
     """Says who looks after an alert, which stays open until its reason is gone. Said otherwise, the last one stands;
     the same again changes nothing."""
-    return desk.acknowledge(alert_id, said.by, said.note)
+    return desk.acknowledge(alert_id, who.signs(said.by), said.note)
 
 
 @router.get("/silences", dependencies=READ, response_model=schemas.Silences, summary="Silences")
@@ -90,11 +97,14 @@ def silences(desk: DeskOf) -> dict[str, Any]:
     response_model=schemas.Silence,
     status_code=201,
     summary="Silence alerts",
-    responses=responses("too-large", "conflict"),
+    responses=responses("too-large", "too-slow", "conflict"),
     openapi_extra=request_body(schemas.NewSilence),
 )
 def silence(
-    desk: DeskOf, once: OnceOf, asked: Annotated[schemas.NewSilence, Depends(body_of(schemas.NewSilence))]
+    desk: DeskOf,
+    who: CallerOf,
+    once: OnceOf,
+    asked: Annotated[schemas.NewSilence, Depends(body_of(schemas.NewSilence))],
 ) -> Response:
     """Alerts of a kind, about a subject, or both, are listed as ever and not posted until the silence ends, at most 90
     days later. What was posted before is told to its end. With an `Idempotency-Key` it is made once, however often this
@@ -102,7 +112,7 @@ def silence(
     span_us = None if asked.from_ is None else microseconds_of(asked.from_), microseconds_of(asked.until)
 
     def make(keep: Keep) -> dict[str, Any]:
-        return desk.silence(asked.subject, asked.kind, span_us, asked.by, asked.reason, keep)
+        return desk.silence(asked.subject, asked.kind, span_us, who.signs(asked.by), asked.reason, keep)
 
     return once.answered(asked, make, 201)
 

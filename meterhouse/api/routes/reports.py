@@ -20,7 +20,9 @@ router = APIRouter(
     tags=["reports"],
     dependencies=only(Permission.read_reports),
     responses=FORMS
-    | responses("invalid-parameter", "unauthenticated", "forbidden", "not-acceptable", "gone", "unavailable"),
+    | responses(
+        "invalid-parameter", "unauthenticated", "forbidden", "rate-limited", "not-acceptable", "gone", "unavailable"
+    ),
 )
 
 GroupBy = Annotated[
