@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from meterhouse.api import problems
+from meterhouse.api import deprecation, openapi, problems
 from meterhouse.api.alert_desk import NoSuch
 from meterhouse.api.auth.guard import Open, check_guarded
 from meterhouse.api.downloads import Downloads
@@ -43,6 +43,7 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
         title="Meterhouse",
         version="1",
         description=DESCRIPTION,
+        generate_unique_id_function=openapi.operation_id,
         openapi_tags=[
             {"name": "ingest", "description": "Events in."},
             {"name": "admissions", "description": "What gateways ask before a request runs."},
@@ -64,7 +65,8 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
     for routes in (admissions, events, budget_states, prices, reports, exports, rejects, alerts, health):
         app.include_router(routes.router)
     check_guarded(app)
-    _add_schemas(app)
+    openapi.install(app, UNRETURNED)
+    deprecation.install(app, deprecation.DEPRECATIONS)
     return app
 
 
@@ -121,15 +123,3 @@ def _install_domain_errors(app: FastAPI) -> None:
 
 UNRETURNED: Final[Mapping[str, type[BaseModel]]] = {"Problem": ProblemDocument, "Position": Position}
 """Schemas that no route returns: of errors, and within bodies that routes read themselves."""
-
-
-def _add_schemas(app: FastAPI) -> None:
-    made = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = made()
-        components = document["components"].setdefault("schemas", {})
-        components |= {name: model.model_json_schema() for name, model in UNRETURNED.items()}
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -65,13 +65,21 @@ def document(problem: Problem, instance: str) -> Response:
 
 def responses(*names: str) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI `responses` of a route that may answer with these problems."""
-    return {
-        TYPES[name][0]: {
-            "description": TYPES[name][1],
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-        }
-        for name in names
-    }
+    said: dict[int | str, dict[str, Any]] = {}
+    for name in names:
+        add_response(said, name)
+    return said
+
+
+def add_response(said: MutableMapping[Any, dict[str, Any]], name: str) -> None:
+    """Adds a problem to OpenAPI `responses`, whose keys are numbers or texts. One status may stand for several."""
+    status, title = TYPES[name]
+    line = f"{title}: `{name}`."
+    answer = said.setdefault(status if any(isinstance(each, int) for each in said) else str(status), {})
+    content = answer.setdefault("content", {})
+    content.setdefault(MEDIA_TYPE, {"schema": {"$ref": "#/components/schemas/Problem"}})
+    if line not in answer.setdefault("description", ""):
+        answer["description"] = f"{answer['description']} {line}".lstrip()
 
 
 def install(app: FastAPI) -> None:

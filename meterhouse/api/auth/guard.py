@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Final, Protocol
 
 from fastapi import Depends, FastAPI, Request, params
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 
 from meterhouse.api.auth.caller import LOCAL, Caller, Permission
 from meterhouse.api.problems import Problem
@@ -63,14 +64,21 @@ def only(permission: Permission) -> list[params.Depends]:
     return [params.Depends(needs(permission))]
 
 
+def routes_of(app: FastAPI) -> Iterator[RouteContext]:
+    """Each route of the API, those of included routers too: `app.routes` has a router where its routes would be."""
+    for route in iter_route_contexts(app.routes):
+        if isinstance(route.original_route, APIRoute):
+            yield route
+
+
 def check_guarded(app: FastAPI) -> None:
     """Raises RouteUnguarded unless each route of the API is public or asks for a permission."""
-    for route in app.routes:
-        if isinstance(route, APIRoute) and route.path not in PUBLIC and not permissions_of(route):
+    for route in routes_of(app):
+        if route.path not in PUBLIC and not permissions_of(route):
             raise RouteUnguarded(f"{route.path} asks for no permission: give it or its router `dependencies=only(...)`")
 
 
-def permissions_of(route: APIRoute) -> list[Permission]:
+def permissions_of(route: RouteContext) -> list[Permission]:
     """What a route asks for."""
     found, waiting = list[Permission](), [route.dependant]
     while waiting:

@@ -10,14 +10,13 @@ from fastapi import APIRouter, Request, Response
 from meterhouse.api.admissions import answer_of
 from meterhouse.api.auth.caller import Permission
 from meterhouse.api.auth.guard import only
-from meterhouse.api.dependencies import HouseOf, body_of, request_body
-from meterhouse.api.problems import MEDIA_TYPE, Problem, responses
+from meterhouse.api.dependencies import JSON, HouseOf, body_of, request_body
+from meterhouse.api.problems import MEDIA_TYPE, responses
 from meterhouse.api.schemas import admissions as schemas
 from meterhouse.streams import gate_http
 
 router = APIRouter(prefix="/v1/admissions", tags=["admissions"], dependencies=only(Permission.admit))
 
-JSON: Final = "application/json"
 _WRONG: Final = ("malformed-body", "invalid-parameter", "too-large", "unsupported-media-type")
 _encode: Final = msgspec.json.Encoder().encode
 _request: Final = body_of(schemas.AdmissionRequest)
@@ -37,7 +36,6 @@ async def admit(request: Request, house: HouseOf) -> Response:
 
     429 refuses it: `reason` and `budget` say why, `retryable` whether trying again may help, and `Retry-After` when.
     """
-    _check_media_type(request)
     decision, bound_pico = house.admissions.admit(await _request(request))
     headers = gate_http.headers_of(decision)
     if decision.admitted:
@@ -55,7 +53,6 @@ async def admit(request: Request, house: HouseOf) -> Response:
 async def settle(request: Request, house: HouseOf, reservation: str) -> Response:
     """The request has ended and its event is published: what it came to takes the place of what was reserved, until
     budget states cover it."""
-    _check_media_type(request)
     house.admissions.settle(reservation, await _settlement(request))
     return Response(status_code=204)
 
@@ -65,9 +62,3 @@ async def cancel(house: HouseOf, reservation: str) -> Response:
     """Nothing was spent: the request did not run, and there is no event."""
     house.admissions.cancel(reservation)
     return Response(status_code=204)
-
-
-def _check_media_type(request: Request) -> None:
-    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if media_type != JSON:
-        raise Problem("unsupported-media-type", f"Send {JSON}; this body says {media_type or 'nothing'}.")
