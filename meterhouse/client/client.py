@@ -191,7 +191,7 @@ class Meterhouse:
         """An alert with its history."""
         return self._get(f"/v1/alerts/{_part(alert_id)}", {}, shapes.AlertStory)
 
-    def acknowledge(self, alert_id: str, *, by: str | None = None, note: str | None = None) -> shapes.AlertStory:
+    def acknowledge(self, alert_id: str, *, by: str, note: str | None = None) -> shapes.AlertStory:
         """Says who looks after an alert. Said again, the last one stands."""
         body = _encoded(shapes.Acknowledgement(by=by, note=note))
         call = Call("POST", f"/v1/alerts/{_part(alert_id)}/acknowledgement", body=body, headers=_JSON)

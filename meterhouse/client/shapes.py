@@ -8,12 +8,19 @@ from decimal import Decimal
 
 import msgspec
 
-Tokens = Mapping[str, int]
-"""By disjoint kind: input, cache_read, cache_write, output, reasoning."""
-
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"from_": "from"}):
     """A JSON object. A field `from_` is `from` on the wire."""
+
+
+class Tokens(Shape, frozen=True, kw_only=True):
+    """By disjoint kind. With a group `kind` a line has only its own."""
+
+    input: int | None = None
+    cache_read: int | None = None
+    cache_write: int | None = None
+    output: int | None = None
+    reasoning: int | None = None
 
 
 class AdmissionRequest(Shape, frozen=True, kw_only=True):
@@ -77,7 +84,7 @@ class AsOf(Shape, frozen=True, kw_only=True):
 
 
 class Groups(Shape, frozen=True, kw_only=True):
-    """The group columns that were asked for; of a total, none."""
+    """The group columns that were asked for. (A struct has one base, so lines repeat their figures.)"""
 
     tenant: str | None = None
     org_unit: str | None = None
@@ -91,6 +98,14 @@ class Groups(Shape, frozen=True, kw_only=True):
     day: str | None = None
     hour: str | None = None
     month: str | None = None
+
+
+class ChargeFigures(Shape, frozen=True, kw_only=True):
+    requests: int
+    billed_requests: int
+    unpriced_requests: int
+    tokens: Tokens
+    cost: Decimal
 
 
 class ChargeLine(Groups, frozen=True, kw_only=True):
@@ -107,18 +122,21 @@ class Chargeback(Shape, frozen=True, kw_only=True):
     to: datetime
     group_by: list[str]
     lines: list[ChargeLine]
-    total: ChargeLine
+    total: ChargeFigures
     as_of: AsOf
 
 
-class UsageFigures(Groups, frozen=True, kw_only=True):
+class UsageFigures(Shape, frozen=True, kw_only=True):
     requests: int
     by_status: Mapping[str, int]
     tokens: Tokens
 
 
-class UsageLine(UsageFigures, frozen=True, kw_only=True):
+class UsageLine(Groups, frozen=True, kw_only=True):
     time: datetime
+    requests: int
+    by_status: Mapping[str, int]
+    tokens: Tokens
 
 
 class Usage(Shape, frozen=True, kw_only=True):
@@ -276,7 +294,7 @@ class AlertStory(Alert, frozen=True, kw_only=True):
 
 
 class Acknowledgement(Shape, frozen=True, kw_only=True):
-    by: str | None = None
+    by: str
     note: str | None = None
 
 
@@ -285,7 +303,7 @@ class NewSilence(Shape, frozen=True, kw_only=True):
 
     until: datetime
     reason: str
-    by: str | None = None
+    by: str
     kind: str | None = None
     subject: str | None = None
     from_: datetime | None = None

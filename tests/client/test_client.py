@@ -77,7 +77,7 @@ def test_what_is_published_is_in_every_report(site: Site) -> None:
     assert (bill.currency, bill.total.cost, bill.total.requests) == ("USD", Decimal("0.0035"), 2)
     assert bill.from_ == datetime.combine(today - timedelta(days=1), datetime.min.time(), UTC)
     usage = site.client.usage(every="hour", where={"model": ["large"]})
-    assert (usage.total.requests, usage.total.by_status["ok"], usage.total.tokens["input"]) == (1, 1, 1_000)
+    assert (usage.total.requests, usage.total.by_status["ok"], usage.total.tokens.input) == (1, 1, 1_000)
     [budget] = site.client.budgets().budgets
     assert (budget.spent, budget.state, budget.thresholds_crossed) == (Decimal("0.0035"), "exceeded", [50, 100])
     [objective] = site.client.slo().objectives
