@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from meterhouse.api.auth.guard import routes_of
+from meterhouse.api.operations import routes_of
 
 
 @dataclass(frozen=True, slots=True)

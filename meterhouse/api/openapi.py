@@ -16,7 +16,8 @@ from pydantic import BaseModel
 
 from meterhouse.api import problems
 from meterhouse.api.auth.caller import PERMITTED, Permission
-from meterhouse.api.auth.guard import permissions_of, routes_of
+from meterhouse.api.auth.guard import permissions_of
+from meterhouse.api.operations import routes_of
 
 BEARER: Final = "bearer"
 SCHEMES: Final = {

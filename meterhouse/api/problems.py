@@ -14,6 +14,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from meterhouse.api.operations import routes_of
 from meterhouse.streams import gate_http
 
 MEDIA_TYPE: Final = gate_http.MEDIA_TYPE
@@ -118,8 +119,8 @@ def _from_validation(errors: Sequence[Mapping[str, Any]]) -> Problem:
 
 def _method_not_allowed(request: Request) -> Problem:
     """A router names the methods of the first route of a path; a path may have several."""
-    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    allowed = ", ".join(sorted({method for route in routes for method in getattr(route, "methods", ())}))
+    routes = [each for each in routes_of(request.app) if each.matches(request.scope)[0] is not Match.NONE]
+    allowed = ", ".join(sorted({method for each in routes for method in each.methods or ()}))
     return Problem("method-not-allowed", f"Use {allowed} on this path.", headers={"Allow": allowed})
 
 

@@ -211,7 +211,9 @@ def test_a_wrong_parameter_is_a_400_that_says_what_to_do(site: Site, path: str, 
 
 def test_unknown_paths_and_methods_are_problems_too(site: Site) -> None:
     problem(site.http.get("/v2/chargeback"), 404, "not-found")
-    problem(site.http.delete("/v1/chargeback"), 405, "method-not-allowed")
+    answer = site.http.delete("/v1/silences")
+    assert problem(answer, 405, "method-not-allowed")["detail"] == "Use GET, POST on this path."
+    assert answer.headers["allow"] == "GET, POST"
 
 
 def test_budgets_alerts_slo_and_usage_tell_of_the_same_event(site: Site) -> None:

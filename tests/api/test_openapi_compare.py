@@ -91,7 +91,12 @@ def document() -> Json:
                         "share": {"type": "number"},
                         "labels": {"type": "object", "additionalProperties": {"type": "string"}},
                         "note": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+                        "by": {"anyOf": [{"type": "string", "minLength": 1}, {"type": "null"}]},
                     },
+                    "anyOf": [
+                        {"required": ["kind"]},
+                        {"required": ["by"], "properties": {"by": {"type": "string"}}},
+                    ],
                 },
             }
         },
@@ -155,7 +160,16 @@ BREAKS: dict[str, tuple[Change, str]] = {
     "a media type of a body is gone": (lambda d: d.body["content"].pop("text/plain"), "text/plain: the media type is"),
     "a property of a body is gone": (lambda d: d.taken.pop("note"), ".note: the property is gone"),
     "a property of a body is required": (lambda d: d.new["required"].append("note"), ".note: the property is required"),
-    "a new property of a body is required": (lambda d: d.new["required"].append("by"), ".by: the property is required"),
+    "a new property of a body is required": (lambda d: d.new["required"].append("x"), ".x: the property is required"),
+    "one way to fill a body is gone": (lambda d: d.new["anyOf"].pop(), ".kind: the property is required"),
+    "one way to fill a body takes less": (
+        lambda d: d.new["anyOf"][1]["properties"]["by"].update(minLength=2),
+        ".by: its minLength is tighter: it was 1 and is 2",
+    ),
+    "a body can be filled in fewer ways": (
+        lambda d: d.new.update(anyOf=[{"required": ["share"]}]),
+        ".share: the property is required now",
+    ),
     "a text of a body is shorter": (lambda d: d.taken["subject"].update(maxLength=9), "was 10 and is 9"),
     "a body's value is gone": (lambda d: d.taken["kind"].update(enum=["a"]), "of its values ['b'] are gone"),
     "a body's null is not taken": (lambda d: d.taken.update(note={"type": "string"}), "null is not taken any more"),
@@ -218,7 +232,12 @@ ADDITIONS: dict[str, Change] = {
     ),
     "a body that may be left out": lambda d: d.get.update(requestBody={"content": {}}),
     "a media type of a body": lambda d: d.body["content"].update({"text/csv": {}}),
-    "a property of a body": lambda d: d.taken.update(by={"type": "string"}),
+    "a property of a body": lambda d: d.taken.update(more={"type": "string"}),
+    "another way to fill a body": lambda d: d.new["anyOf"].append({"required": ["note"]}),
+    "that a body can be filled in any way": lambda d: d.new.pop("anyOf"),
+    "that one way to fill a body is said otherwise": lambda d: d.new.update(
+        oneOf=[d.new["anyOf"][0], {"allOf": [d.new["anyOf"][1]]}], anyOf=[{}]
+    ),
     "that a property of a body may be left out": lambda d: d.new.update(required=[]),
     "a longer text of a body": lambda d: d.taken["subject"].update(maxLength=100),
     "that a body takes any number": lambda d: d.taken.update(share={"type": ["number", "string"]}),
@@ -262,6 +281,8 @@ def _removals(node: Any) -> Iterator[Callable[[], Callable[[], None]]]:
             yield from _removals(each)
     if not isinstance(node, dict):
         return
+    if "properties" in node and "anyOf" in node:  # what the ways to fill it have less of is taken all the same
+        node = {name: value for name, value in node.items() if name != "anyOf"}
     for word in ("paths", "responses", "content", "properties"):
         for name in list(node.get(word, ())) if isinstance(node.get(word), dict) else ():
             yield lambda held=node[word], name=name: _without(held, name)  # type: ignore[misc]

@@ -60,6 +60,7 @@ def of(shape: type[shapes.Shape]) -> tuple[dict[str, Any], dict[str, Any]]:
 def without(words: set[str], node: Any) -> Any:
     if isinstance(node, dict):
         named = node.get("type") == "object"  # its properties may have such names
+        node = {name: value for name, value in node.items() if not named or name != "anyOf"}  # what needs what
         return {
             name: {each: without(words, value[each]) for each in value}
             if named and name == "properties"

@@ -252,23 +252,37 @@ def _cases(schema: Json, document: Json, seen: frozenset[str] = frozenset()) -> 
         if ref in seen:
             return []
         return [{_REF: ref, **case} for case in _cases(_resolved(ref, document), document, seen | {ref})]
-    for word in ("anyOf", "oneOf"):
-        if word in schema:
-            return [case for each in schema[word] for case in _cases(each, document, seen)]
-    if "allOf" in schema:
-        parts = [case for each in schema["allOf"] for case in _cases(each, document, seen)]
-        return [_joined([schema, *parts])]
+    parts = [_cases(each, document, seen) for each in schema.get("allOf", ())]
+    parts += [
+        [case for each in schema[word] for case in _cases(each, document, seen)]
+        for word in ("anyOf", "oneOf")
+        if word in schema
+    ]
     kinds = schema.get("type")
-    return [{**schema, "type": kind} for kind in kinds] if isinstance(kinds, list) else [schema]
-
-
-def _joined(parts: Sequence[Json]) -> Json:
-    whole: dict[str, Any] = {}
+    own = {name: value for name, value in schema.items() if name not in {"type", "allOf", "anyOf", "oneOf"}}
+    cases: list[Json] = [
+        own | ({"type": kind} if kind else {}) for kind in (kinds if isinstance(kinds, list) else [kinds])
+    ]
     for part in parts:
-        properties = {**whole.get("properties", {}), **part.get("properties", {})}
-        required = [*whole.get("required", ()), *part.get("required", ())]
-        whole |= {name: value for name, value in part.items() if name != "allOf"}
-        whole |= {"properties": properties, "required": required}
+        cases = [_both(case, other) for case in cases for other in part if _is_of(case, other) or _is_of(other, case)]
+    return cases
+
+
+def _both(one: Json, other: Json) -> Json:
+    """What is of both cases."""
+    whole = {**one, **other}
+    if "type" in one and (one["type"] == "integer" or "type" not in other):
+        whole["type"] = one["type"]
+    if "enum" in one and "enum" in other:
+        whole["enum"] = [each for each in one["enum"] if each in other["enum"]]
+    for names, tighter in ((_LOWEST, max), (_HIGHEST, min)):
+        whole |= {name: tighter(one[name], other[name]) for name in names if name in one and name in other}
+    if "required" in one and "required" in other:
+        whole["required"] = [*one["required"], *other["required"]]
+    if "properties" in one and "properties" in other:
+        mine, theirs = one["properties"], other["properties"]
+        shared = {name: {"allOf": [mine[name], theirs[name]]} for name in mine.keys() & theirs.keys()}
+        whole["properties"] = {**mine, **theirs, **shared}
     return whole
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Final, Protocol
 
 from fastapi import Depends, FastAPI, Request, params
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
+from fastapi.routing import RouteContext
 
 from meterhouse.api.auth.caller import LOCAL, Caller, Permission
+from meterhouse.api.operations import routes_of
 from meterhouse.api.problems import Problem
 
 PUBLIC: Final = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -62,13 +62,6 @@ class needs:  # noqa: N801 - called like a function
 def only(permission: Permission) -> list[params.Depends]:
     """`dependencies` of a route or router that needs this permission."""
     return [params.Depends(needs(permission))]
-
-
-def routes_of(app: FastAPI) -> Iterator[RouteContext]:
-    """Each route of the API, those of included routers too: `app.routes` has a router where its routes would be."""
-    for route in iter_route_contexts(app.routes):
-        if isinstance(route.original_route, APIRoute):
-            yield route
 
 
 def check_guarded(app: FastAPI) -> None:
