@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meterhouse.client import (
@@ -144,6 +144,7 @@ def test_what_is_gone_after_a_lost_answer_was_deleted_by_it(time: Time) -> None:
         client.cancel("r")  # 503: it was not done
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.floats(0.5, 100), st.integers(1, 20), st.floats(0, 1))
 def test_a_call_ends_within_its_time_and_its_attempts(total_s: float, attempts: int, draw: float) -> None:
     time, asked = Time(), 0
