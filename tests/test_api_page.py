@@ -82,6 +82,7 @@ def test_the_examples_do_what_they_say(house: House, tmp_path: Path, monkeypatch
         environment = {"URL": str(http.base_url), "KEY": "no-key-yet", "DAY": f"{datetime.now(UTC):%F}"}
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
+        monkeypatch.chdir(tmp_path)
         reader = leaving.enter_context(contextlib.closing(Reader(tmp_path, environment)))
         for block, after in zip(page, [*page[1:], None], strict=True):
             if block.language not in RUN:

@@ -167,9 +167,22 @@ class Meterhouse:
         params = {**_range(from_, to), "reason": list(reason), "tenant": tenant, "resolved": resolved}
         return self._pages("/v1/rejects", params, shapes.RejectPage, lambda page: page.rejects)
 
+    def focus(
+        self,
+        file: BinaryIO,
+        from_: When | None = None,
+        to: When | None = None,
+        *,
+        where: Filters | None = None,
+        parquet: bool = False,
+    ) -> int:
+        """Writes what was billed to a file as rows of FOCUS 1.4, CSV or Parquet, and returns its length."""
+        params = {**(where or {}), **_range(from_, to), "format": "parquet" if parquet else "csv"}
+        return self.save("/v1/exports/focus", file, params=params)
+
     def save(self, path: str, file: BinaryIO, *, params: Params | None = None, accept: str = "*/*") -> int:
-        """Writes what is at `path` to a file as it comes, and returns its length: for exports and large forms of
-        reports, as `save("/v1/chargeback", file, accept="text/csv")`."""
+        """Writes what is at `path` to a file as it comes, and returns its length: for what is too large to be
+        kept in memory."""
         return self._transport.save(Call("GET", path, params or {}, headers={"accept": accept}), file)
 
     # alerts

@@ -169,11 +169,14 @@ def test_an_alert_is_read_acknowledged_and_silenced(site: Site) -> None:
     assert site.client.silences() == []
 
 
-def test_a_file_is_written_as_it_comes(site: Site) -> None:
-    file = io.BytesIO()
-    length = site.client.save("/v1/chargeback", file, params={"group_by": "tenant"}, accept="application/json")
-    assert length == len(file.getvalue())
-    assert file.getvalue().startswith(b'{"currency":"USD"')
+def test_an_export_is_written_as_it_comes(site: Site) -> None:
+    site.client.publish([event(1)])
+    site.work()
+    for parquet, start in ((False, b"BilledCost,"), (True, b"PAR1")):
+        file = io.BytesIO()
+        length = site.client.focus(file, where={"tenant": "acme"}, parquet=parquet)
+        assert length == len(file.getvalue())
+        assert file.getvalue().startswith(start)
 
 
 def test_what_the_server_refuses_is_raised_with_what_to_do(site: Site) -> None:
