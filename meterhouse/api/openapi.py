@@ -25,6 +25,8 @@ SCHEMES: Final = {
 }
 
 EXAMPLES: Final[Mapping[str, Any]] = {
+    "action": "control.applied",
+    "actor": "key:5f0c9a3e",
     "alert_id": "5c0f8a1be2d94f7a",
     "application": "assistant",
     "cost_center": "CC-1001",
@@ -127,7 +129,7 @@ def _problems_of(operation: Mapping[str, Any], *, guarded: bool) -> Iterator[str
     parameters = operation.get("parameters", ())
     if any(each["in"] == "path" for each in parameters):
         yield "not-found"
-    if any(each["in"] != "path" for each in parameters):
+    if any(each["in"] != "path" or each["schema"].get("type") != "string" for each in parameters):
         yield "invalid-parameter"
     if "requestBody" in operation:
         yield from ("invalid-parameter", "malformed-body", "too-large", "unsupported-media-type")

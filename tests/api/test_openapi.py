@@ -55,7 +55,9 @@ def test_an_operation_lists_the_problems_it_can_answer_with(path: str, operation
     expected = FOR_ALL | (set() if path in PUBLIC else FOR_GUARDED)
     expected |= {"404"} if "{" in path else set()
     expected |= FOR_BODIES if "requestBody" in operation else set()
-    expected |= {"400"} if any(each["in"] == "query" for each in operation.get("parameters", ())) else set()
+    parameters = operation.get("parameters", ())
+    may_be_wrong = any(each["in"] != "path" or each["schema"].get("type") != "string" for each in parameters)
+    expected |= {"400"} if may_be_wrong else set()
     answers = operation["responses"]
     assert expected <= answers.keys()
     assert "422" not in answers, "a wrong parameter is a 400"
