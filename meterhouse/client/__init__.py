@@ -25,6 +25,7 @@ from meterhouse.client.errors import (
     Unavailable,
     Unreachable,
 )
+from meterhouse.client.key_shapes import Grant, NewKey
 from meterhouse.client.retries import Patience
 from meterhouse.client.shapes import AdmissionRequest, NewSilence
 
@@ -33,10 +34,12 @@ __all__ = [
     "BadAnswer",
     "Conflict",
     "Forbidden",
+    "Grant",
     "InvalidRequest",
     "LogFull",
     "Meterhouse",
     "MeterhouseError",
+    "NewKey",
     "NewSilence",
     "NotFound",
     "Patience",

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from meterhouse.client import shapes
+from meterhouse.client import charge_shapes, key_shapes, shapes
 from meterhouse.client.errors import BadAnswer, TooLarge
 from meterhouse.client.retries import Patience
 from meterhouse.client.transport import Call, Params, Surroundings, Transport
@@ -134,6 +134,56 @@ class Meterhouse:
         """What was billed. Without a range: the current month (UTC)."""
         return self._get("/v1/chargeback", _report(from_, to, group_by, where), shapes.Chargeback)
 
+    def charges(
+        self,
+        from_: When | None = None,
+        to: When | None = None,
+        *,
+        kind: str | None = None,
+        where: Filters | None = None,
+    ) -> Iterator[charge_shapes.Charge]:
+        """The events behind the chargeback, the oldest first, fetched as they are asked for."""
+        params = {**_report(from_, to, (), where), "kind": kind}
+        return self._pages("/v1/charges", params, charge_shapes.ChargePage, lambda page: page.charges)
+
+    def charge(self, partition: int, offset: int, index: int) -> charge_shapes.ChargeAndRecord:
+        """The charge of the event at a place in the log."""
+        return self._get(f"/v1/charges/{partition}/{offset}/{index}", {}, charge_shapes.ChargeAndRecord)
+
+    def org_tree(
+        self, from_: When | None = None, to: When | None = None, *, where: Filters | None = None
+    ) -> charge_shapes.OrgTree:
+        """What was billed, by org unit, each where its tenants stood."""
+        return self._get("/v1/chargeback/org-tree", _report(from_, to, (), where), charge_shapes.OrgTree)
+
+    def comparison(
+        self,
+        from_: When | None = None,
+        to: When | None = None,
+        *,
+        group_by: Sequence[str] = (),
+        where: Filters | None = None,
+    ) -> charge_shapes.Comparison:
+        """What was billed, beside the range before."""
+        return self._get("/v1/chargeback/comparison", _report(from_, to, group_by, where), charge_shapes.Comparison)
+
+    def explanation(
+        self, from_: When | None = None, to: When | None = None, *, where: Filters | None = None
+    ) -> charge_shapes.Explanation:
+        """Why the bill changed: parts that add up to the difference."""
+        return self._get("/v1/chargeback/explanation", _report(from_, to, (), where), charge_shapes.Explanation)
+
+    def forecast(
+        self,
+        from_: When | None = None,
+        to: When | None = None,
+        *,
+        group_by: Sequence[str] = (),
+        where: Filters | None = None,
+    ) -> charge_shapes.Forecast:
+        """What will have been billed at the range's end."""
+        return self._get("/v1/forecast", _report(from_, to, group_by, where), charge_shapes.Forecast)
+
     def usage(
         self,
         from_: When | None = None,
@@ -221,6 +271,40 @@ class Meterhouse:
 
     def end_silence(self, silence_id: str) -> None:
         self._transport.ask(Call("DELETE", f"/v1/silences/{_part(silence_id)}"))
+
+    # keys, and who did what
+
+    def me(self) -> key_shapes.Me:
+        """Whose key this is, and what it may do."""
+        return self._get("/v1/me", {}, key_shapes.Me)
+
+    def keys(self) -> list[key_shapes.Key]:
+        return self._get("/v1/keys", {}, key_shapes.Keys).keys
+
+    def create_key(self, asked: key_shapes.NewKey) -> key_shapes.MadeKey:
+        """A new key. Its text is in this answer and nowhere else."""
+        call = Call("POST", "/v1/keys", body=_encoded(asked), headers=_JSON, repeatable=False)
+        return self._read(call, key_shapes.MadeKey)
+
+    def rotate_key(self, key_id: str, *, overlap_s: int) -> key_shapes.MadeKey:
+        """A new key in place of one that goes on for so many seconds."""
+        body, path = _encoded(key_shapes.Rotation(overlap_s=overlap_s)), f"/v1/keys/{_part(key_id)}/rotation"
+        return self._read(Call("POST", path, body=body, headers=_JSON, repeatable=False), key_shapes.MadeKey)
+
+    def revoke_key(self, key_id: str) -> None:
+        self._transport.ask(Call("DELETE", f"/v1/keys/{_part(key_id)}"))
+
+    def audit(
+        self,
+        from_: When | None = None,
+        to: When | None = None,
+        *,
+        actor: str | None = None,
+        action: str | None = None,
+    ) -> Iterator[key_shapes.AuditEntry]:
+        """Who did what, the newest first, fetched as they are asked for."""
+        params = {**_range(from_, to), "actor": actor, "action": action}
+        return self._pages("/v1/audit", params, key_shapes.AuditPage, lambda page: page.entries)
 
     def _get(self, path: str, params: Params, shape: type[Shape]) -> Shape:
         return self._read(Call("GET", path, params), shape)

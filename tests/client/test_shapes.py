@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from meterhouse.client import Meterhouse, shapes
+from meterhouse.client import Meterhouse, charge_shapes, key_shapes, shapes
 from tools.openapi import release
 from tools.openapi.compare import breaks
 
@@ -26,10 +26,21 @@ READ: dict[str, type[shapes.Shape]] = {
     "admit": shapes.Admission,
     "alert": shapes.AlertStory,
     "alerts": shapes.AlertPage,
+    "audit": key_shapes.AuditPage,
     "budgets": shapes.Budgets,
+    "charge": charge_shapes.ChargeAndRecord,
     "chargeback": shapes.Chargeback,
+    "charges": charge_shapes.ChargePage,
+    "comparison": charge_shapes.Comparison,
+    "create_key": key_shapes.MadeKey,
+    "explanation": charge_shapes.Explanation,
+    "forecast": charge_shapes.Forecast,
+    "keys": key_shapes.Keys,
+    "me": key_shapes.Me,
+    "org_tree": charge_shapes.OrgTree,
     "prices": shapes.Prices,
     "rejects": shapes.RejectPage,
+    "rotate_key": key_shapes.MadeKey,
     "silence": shapes.Silence,
     "silences": shapes.Silences,
     "slo": shapes.Slo,
@@ -38,14 +49,17 @@ READ: dict[str, type[shapes.Shape]] = {
 SENT: dict[str, type[shapes.Shape]] = {
     "acknowledge": shapes.Acknowledgement,
     "admit": shapes.AdmissionRequest,
+    "create_key": key_shapes.NewKey,
+    "rotate_key": key_shapes.Rotation,
     "settle": shapes.Settlement,
     "silence": shapes.NewSilence,
 }
 NO_METHOD = {
     "alive", "ready",  # for whoever runs the server
     "budget_states",  # a gate's feed reads it
+    "openmeter", "from_litellm", "traces",  # other programs' clients send these
 }  # fmt: skip
-LIMITS = {"enum", "minLength", "maxLength", "minimum", "maximum", "pattern", "format"}
+LIMITS = {"enum", "maxItems", "minLength", "maxLength", "minimum", "maximum", "pattern", "format"}
 """What the server's answer tells of, if the client sends something beyond."""
 
 
