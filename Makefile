@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-kafka bench-budgets fmt lock crash kafka clean
+.PHONY: help demo test check bench bench-kafka bench-budgets fmt lock crash kafka release-api clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -50,6 +50,9 @@ crash: $(READY) ## kill meters, budget workers, publishers and brokers at random
 
 kafka: $(READY) ## run a real Kafka here until Ctrl-C, without Docker (ARGS="--brokers 3 --port 9092"); needs Java and Maven
 	$(BIN)/python -m tools.kafka.cluster $(ARGS)
+
+release-api: $(READY) ## write docs/openapi/v1.json, unless a program that uses the last one would break (ARGS=--check: only say so)
+	$(BIN)/python -m tools.openapi.release $(ARGS)
 
 # The lock files hold for Linux and macOS, Python 3.11 to 3.13, and name no registry.
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes --no-emit-index-url \

@@ -15,15 +15,17 @@ from meterhouse.api.settings import Settings
 from meterhouse.ingest.sqlite_log import SqliteLog
 from meterhouse.ingest.topics import budget_topics
 from tests.e2e.house import COMMAND, environment
+from tests.pages import blocks
 
 ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 STAYS = {"demo", "serve", "meter", "budget-worker", "alert-sender"}  # they work until Ctrl-C
 
 
 def typed() -> list[list[str]]:
     """Each line of the README's shell blocks, without its comment, as words."""
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines() if line.strip()]
+    lines = [line for block in blocks(README) if block.language == "sh" for line in block.text.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
 
 
 def test_every_make_target_of_the_readme_is_in_the_makefile() -> None:
@@ -33,7 +35,7 @@ def test_every_make_target_of_the_readme_is_in_the_makefile() -> None:
 
 
 def test_every_setting_is_in_the_readme() -> None:
-    told = set(re.findall(r"METERHOUSE_([A-Z0-9_]+)", (ROOT / "README.md").read_text(encoding="utf-8")))
+    told = set(re.findall(r"METERHOUSE_([A-Z0-9_]+)", README.read_text(encoding="utf-8")))
     assert {name.lower() for name in told} == set(Settings.model_fields)
 
 
@@ -55,7 +57,7 @@ def test_the_commands_of_the_readme_work_in_their_order(tmp_path: Path) -> None:
 
 
 def test_the_code_of_the_readme_runs(tmp_path: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = (block.text for block in blocks(README) if block.language == "python")
     with closing(SqliteLog(tmp_path / "log.db", clock=lambda: 0)) as log:
         log.create_topics(budget_topics(1))
         names: dict[str, Any] = {"log": log}
@@ -64,7 +66,7 @@ def test_the_code_of_the_readme_runs(tmp_path: Path) -> None:
     assert names["decision"].admitted
 
 
-@pytest.mark.parametrize("page", [*sorted(ROOT.glob("docs/**/*.md")), ROOT / "README.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*sorted(ROOT.glob("docs/**/*.md")), README], ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
     assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from meterhouse.api import problems
+from meterhouse.api import deprecation, openapi, problems
 from meterhouse.api.alert_desk import NoSuch
-from meterhouse.api.auth.guard import PUBLIC, check_guarded
+from meterhouse.api.auth.guard import check_guarded
 from meterhouse.api.auth.outside import SecureHeaders, TellRefusals
 from meterhouse.api.auth.rates import Rates
 from meterhouse.api.downloads import Downloads
@@ -62,6 +62,7 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
         description=DESCRIPTION,
         redoc_url=None,  # one page of documentation is enough
         swagger_ui_oauth2_redirect_url=None,
+        generate_unique_id_function=openapi.operation_id,
         openapi_tags=[
             {"name": "ingest", "description": "Events in."},
             {"name": "admissions", "description": "What gateways ask before a request runs."},
@@ -91,7 +92,8 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
     ):  # fmt: skip
         app.include_router(routes.router)
     check_guarded(app)
-    _add_schemas(app)
+    openapi.install(app, UNRETURNED)
+    deprecation.install(app, deprecation.DEPRECATIONS)
     return app
 
 
@@ -154,19 +156,3 @@ def _install_domain_errors(app: FastAPI) -> None:
 
 UNRETURNED: Final[Mapping[str, type[BaseModel]]] = {"Problem": ProblemDocument, "Position": Position}
 """Schemas that no route returns: of errors, and within bodies that routes read themselves."""
-
-
-def _add_schemas(app: FastAPI) -> None:
-    made = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = made()
-        components = document["components"].setdefault("schemas", {})
-        components |= {name: model.model_json_schema() for name, model in UNRETURNED.items()}
-        document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
-        for path, methods in document["paths"].items():
-            for operation in methods.values():
-                operation["security"] = [] if path in PUBLIC else [{"bearer": []}]
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]

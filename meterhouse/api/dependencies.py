@@ -142,10 +142,21 @@ async def read_body(request: Request, limit: int, what: str) -> bytes:
     return b"".join(chunks)
 
 
+JSON: Final = "application/json"
+
+
+def check_media_type(request: Request, *allowed: str) -> None:
+    """Raises Problem (`unsupported-media-type`) unless the body is of one of these."""
+    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if media_type not in allowed:
+        raise Problem("unsupported-media-type", f"Send {', '.join(allowed)}; this body says {media_type or 'nothing'}.")
+
+
 def body_of(model: type[Form]) -> Callable[[Request], Awaitable[Form]]:
     """A dependency: the request's JSON body as `model`, of at most MAX_FORM_BYTES."""
 
     async def read(request: Request) -> Form:
+        check_media_type(request, JSON)
         body = await read_body(request, MAX_FORM_BYTES, "Shorten its texts.")
         try:
             return model.model_validate_json(body)
@@ -162,7 +173,7 @@ def request_body(model: type[BaseModel]) -> dict[str, Any]:
     """What OpenAPI says of a route with `body_of(model)`. Models within it are among the document's components."""
     schema = model.model_json_schema(ref_template=SCHEMA_REF)
     schema.pop("$defs", None)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}
 
 
 HouseOf = Annotated[House, Depends(house)]

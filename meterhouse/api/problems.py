@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from meterhouse.api.operations import routes_of
 from meterhouse.streams import gate_http
 
 MEDIA_TYPE: Final = gate_http.MEDIA_TYPE
@@ -66,13 +67,21 @@ def document(problem: Problem, instance: str) -> Response:
 
 def responses(*names: str) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI `responses` of a route that may answer with these problems."""
-    return {
-        TYPES[name][0]: {
-            "description": TYPES[name][1],
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-        }
-        for name in names
-    }
+    said: dict[int | str, dict[str, Any]] = {}
+    for name in names:
+        add_response(said, name)
+    return said
+
+
+def add_response(said: MutableMapping[Any, dict[str, Any]], name: str) -> None:
+    """Adds a problem to OpenAPI `responses`, whose keys are numbers or texts. One status may stand for several."""
+    status, title = TYPES[name]
+    line = f"{title}: `{name}`."
+    answer = said.setdefault(status if any(isinstance(each, int) for each in said) else str(status), {})
+    content = answer.setdefault("content", {})
+    content.setdefault(MEDIA_TYPE, {"schema": {"$ref": "#/components/schemas/Problem"}})
+    if line not in answer.setdefault("description", ""):
+        answer["description"] = f"{answer['description']} {line}".lstrip()
 
 
 def install(app: FastAPI) -> None:
@@ -111,8 +120,8 @@ def _from_validation(errors: Sequence[Mapping[str, Any]]) -> Problem:
 
 def _method_not_allowed(request: Request) -> Problem:
     """A router names the methods of the first route of a path; a path may have several."""
-    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    allowed = ", ".join(sorted({method for route in routes for method in getattr(route, "methods", ())}))
+    routes = [each for each in routes_of(request.app) if each.matches(request.scope)[0] is not Match.NONE]
+    allowed = ", ".join(sorted({method for each in routes for method in each.methods or ()}))
     return Problem("method-not-allowed", f"Use {allowed} on this path.", headers={"Allow": allowed})
 
 

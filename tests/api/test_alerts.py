@@ -24,6 +24,7 @@ from tests.api.serving import served
 from tests.services.receiver import Receiver, own_receiver
 
 SECOND = 1_000_000
+JSON = {"content-type": "application/json"}
 DAY = 86_400 * SECOND
 
 
@@ -158,7 +159,7 @@ def test_what_is_not_there_is_a_404_that_says_where_to_look(site: Site) -> None:
 )
 def test_an_acknowledgement_that_is_none_is_a_400(site: Site, body: bytes, name: str, said: str) -> None:
     site.house.outbox.add([alert()])
-    answer = site.http.post("/v1/alerts/a/acknowledgement", content=body)
+    answer = site.http.post("/v1/alerts/a/acknowledgement", content=body, headers=JSON)
     assert said in problem(answer, 400, name)
     assert site.get("/v1/alerts/a")["acknowledged"] is None
 
@@ -171,7 +172,7 @@ def test_the_news_that_an_alert_is_over_is_not_acknowledged(site: Site) -> None:
 
 
 def test_a_body_beyond_the_limit_is_a_413(site: Site) -> None:
-    problem(site.http.post("/v1/silences", content=b" " * 20_000), 413, "too-large")
+    problem(site.http.post("/v1/silences", content=b" " * 20_000, headers=JSON), 413, "too-large")
 
 
 def test_a_silence_keeps_alerts_quiet_until_it_is_ended(site: Site) -> None:

@@ -212,7 +212,9 @@ def test_a_wrong_parameter_is_a_400_that_says_what_to_do(site: Site, path: str, 
 
 def test_unknown_paths_and_methods_are_problems_too(site: Site) -> None:
     problem(site.http.get("/v2/chargeback"), 404, "not-found")
-    problem(site.http.delete("/v1/chargeback"), 405, "method-not-allowed")
+    answer = site.http.delete("/v1/silences")
+    assert problem(answer, 405, "method-not-allowed")["detail"] == "Use GET, POST on this path."
+    assert answer.headers["allow"] == "GET, POST"
 
 
 def test_budgets_alerts_slo_and_usage_tell_of_the_same_event(site: Site) -> None:
@@ -257,25 +259,6 @@ def test_health_and_readiness(site: Site) -> None:
     site.workers_alive = False
     answer = site.http.get("/readyz")
     assert (answer.status_code, answer.json()["status"]) == (503, "unready")
-
-
-def test_the_openapi_document_names_every_route_with_a_summary_and_its_problems(site: Site) -> None:
-    document = site.get("/openapi.json")
-    assert set(document["paths"]) == {
-        "/v1/admissions", "/v1/admissions/{reservation}", "/v1/admissions/{reservation}/settlement",
-        "/v1/budget-states", "/v1/prices", "/v1/events",
-        "/v1/chargeback", "/v1/usage", "/v1/slo", "/v1/budgets", "/v1/rejects", "/v1/exports/focus",
-        "/v1/charges", "/v1/charges/{partition}/{offset}/{index}",
-        "/v1/alerts", "/v1/alerts/{alert_id}", "/v1/alerts/{alert_id}/acknowledgement",
-        "/v1/silences", "/v1/silences/{silence_id}",
-        "/v1/me", "/v1/keys", "/v1/keys/{key_id}", "/v1/keys/{key_id}/rotation",
-        "/healthz", "/readyz",
-    }  # fmt: skip
-    for path, methods in document["paths"].items():
-        for method in methods.values():
-            assert method["summary"], path
-            assert method["description"], path
-    assert "Problem" in document["components"]["schemas"]
 
 
 def test_a_request_that_fails_on_our_side_is_a_500_and_is_counted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

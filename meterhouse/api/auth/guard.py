@@ -7,7 +7,7 @@ from typing import Annotated, Final, Protocol
 
 from fastapi import Depends, FastAPI, Request, params
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from starlette.routing import BaseRoute
 
 from meterhouse.api.auth.caller import Caller, Permission
@@ -78,7 +78,7 @@ def check_guarded(app: FastAPI) -> None:
             raise RouteUnguarded(f"{path} asks for no permission: give it or its router `dependencies=only(...)`")
 
 
-def permissions_of(route: APIRoute) -> list[Permission]:
+def permissions_of(route: APIRoute | RouteContext) -> list[Permission]:
     """What a route asks for."""
     found, waiting = list[Permission](), [route.dependant]
     while waiting:

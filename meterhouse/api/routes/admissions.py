@@ -10,8 +10,8 @@ from fastapi import APIRouter, Request, Response
 from meterhouse.api.admissions import answer_of
 from meterhouse.api.auth.caller import Permission
 from meterhouse.api.auth.guard import CallerOf, only
-from meterhouse.api.dependencies import HouseOf, body_of, request_body
-from meterhouse.api.problems import MEDIA_TYPE, Problem, responses
+from meterhouse.api.dependencies import JSON, HouseOf, body_of, request_body
+from meterhouse.api.problems import MEDIA_TYPE, responses
 from meterhouse.api.schemas import admissions as schemas
 from meterhouse.streams import gate_http
 
@@ -22,7 +22,6 @@ router = APIRouter(
     responses=responses("unauthenticated", "forbidden", "rate-limited", "unavailable"),
 )
 
-JSON: Final = "application/json"
 _WRONG: Final = ("malformed-body", "invalid-parameter", "too-large", "too-slow", "unsupported-media-type")
 _encode: Final = msgspec.json.Encoder().encode
 _request: Final = body_of(schemas.AdmissionRequest)
@@ -42,7 +41,6 @@ async def admit(request: Request, house: HouseOf, who: CallerOf) -> Response:
 
     429 refuses it: `reason` and `budget` say why, `retryable` whether trying again may help, and `Retry-After` when.
     """
-    _check_media_type(request)
     decision, bound_pico = house.admissions.admit(await _request(request), who)
     headers = gate_http.headers_of(decision)
     if decision.admitted:
@@ -60,7 +58,6 @@ async def admit(request: Request, house: HouseOf, who: CallerOf) -> Response:
 async def settle(request: Request, house: HouseOf, who: CallerOf, reservation: str) -> Response:
     """The request has ended and its event is published: what it came to takes the place of what was reserved, until
     budget states cover it."""
-    _check_media_type(request)
     house.admissions.settle(reservation, await _settlement(request), who)
     return Response(status_code=204)
 
@@ -70,9 +67,3 @@ async def cancel(house: HouseOf, who: CallerOf, reservation: str) -> Response:
     """Nothing was spent: the request did not run, and there is no event."""
     house.admissions.cancel(reservation, who)
     return Response(status_code=204)
-
-
-def _check_media_type(request: Request) -> None:
-    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if media_type != JSON:
-        raise Problem("unsupported-media-type", f"Send {JSON}; this body says {media_type or 'nothing'}.")

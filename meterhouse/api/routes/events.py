@@ -9,8 +9,8 @@ from fastapi.concurrency import run_in_threadpool
 
 from meterhouse.api.auth.caller import Permission
 from meterhouse.api.auth.guard import only
-from meterhouse.api.dependencies import HouseOf, IngestOf, read_body
-from meterhouse.api.problems import Problem, responses
+from meterhouse.api.dependencies import HouseOf, IngestOf, check_media_type, read_body
+from meterhouse.api.problems import responses
 from meterhouse.api.schemas import events as schemas
 from meterhouse.ingest import log as event_log
 
@@ -55,11 +55,7 @@ async def publish(request: Request, house: HouseOf, ingest: IngestOf) -> Respons
     rejects all the same. In an array a malformed event rejects itself alone: see `/v1/rejects`. Sending the same event
     (tenant, source, id) again is safe: it is billed once.
     """
-    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if media_type not in MEDIA_TYPES:
-        raise Problem(
-            "unsupported-media-type", f"Send {', '.join(MEDIA_TYPES)}; this body says {media_type or 'nothing'}."
-        )
+    check_media_type(request, *MEDIA_TYPES)
     body = await read_body(request, house.settings.max_body_bytes, "Send the events in several batches.")
     await run_in_threadpool(ingest.take, body)
     return Response(status_code=204)

@@ -57,7 +57,7 @@ def keys(desk: DeskOf) -> dict[str, Any]:
     responses=responses("invalid-parameter", "malformed-body", "too-large", "too-slow"),
     openapi_extra=request_body(schemas.NewKey),
 )
-def create(desk: DeskOf, asked: Annotated[schemas.NewKey, Depends(body_of(schemas.NewKey))]) -> dict[str, Any]:
+def create_key(desk: DeskOf, asked: Annotated[schemas.NewKey, Depends(body_of(schemas.NewKey))]) -> dict[str, Any]:
     """A new key. Its text is in this answer and nowhere else: who loses it makes another."""
     grants = None if asked.grants is None else [Grant(each.tenant, each.application) for each in asked.grants]
     expires_us = None if asked.expires is None else microseconds_of(asked.expires)
@@ -73,7 +73,7 @@ def create(desk: DeskOf, asked: Annotated[schemas.NewKey, Depends(body_of(schema
     responses=responses("invalid-parameter", "malformed-body", "not-found", "too-large", "too-slow"),
     openapi_extra=request_body(schemas.Rotation),
 )
-def rotate(
+def rotate_key(
     desk: DeskOf, key_id: str, asked: Annotated[schemas.Rotation, Depends(body_of(schemas.Rotation))]
 ) -> dict[str, Any]:
     """A new key with the role and grants of an old one, made for as long. The old one goes on for the overlap, a day if
@@ -88,7 +88,7 @@ def rotate(
     summary="Revoke an API key",
     responses=responses("not-found"),
 )
-def revoke(desk: DeskOf, key_id: str) -> Response:
+def revoke_key(desk: DeskOf, key_id: str) -> Response:
     """It is void from now on; servers know within a second."""
     desk.revoke(key_id)
     return Response(status_code=204)
