@@ -7,9 +7,10 @@ is in force is told by `control_plan`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from meterhouse.ingest.event import TOKEN_KINDS
@@ -40,6 +41,7 @@ from meterhouse.warehouse.control_fields import (
     truth,
     whole,
 )
+from meterhouse.warehouse.control_places import Move
 from meterhouse.warehouse.control_yaml import Node, load
 
 T = TypeVar("T")
@@ -76,6 +78,7 @@ class ControlFile:
     currency: Located[str] | None = None
     strict_tenants: bool | None = None
     tenants: tuple[Located[Tenant], ...] | None = None
+    moves: Mapping[str, Move] = field(default_factory=dict)  # by tenant id, where the file says anything of them
     rate_cards: tuple[Located[RateCard], ...] | None = None
     budgets: tuple[Located[Budget], ...] | None = None
     objectives: tuple[Located[Objective], ...] | None = None
@@ -103,10 +106,12 @@ def parse(content: str | bytes) -> ControlFile:
     before = len(problems)
     sections = {key: _section(top, key) for key in ("tenants", "rate_card", "budgets", "objectives")}
     unread = len(problems) > before
+    moves: dict[str, Move] = {}
     return ControlFile(
         currency=_currency(top),
         strict_tenants=top.maybe("strict_tenants", truth),
-        tenants=_read(sections["tenants"], "tenants", _tenant, lambda tenant: tenant.id, problems),
+        tenants=_read(sections["tenants"], "tenants", partial(_tenant, moves), lambda tenant: tenant.id, problems),
+        moves=moves,
         rate_cards=_read(sections["rate_card"], "rate_card", _rate_card, _card_key, problems),
         budgets=_read(sections["budgets"], "budgets", _budget, lambda budget: budget.id, problems),
         objectives=_read(sections["objectives"], "objectives", _objective, lambda objective: objective.id, problems),
@@ -168,8 +173,9 @@ def _currency(top: Entry) -> Located[str] | None:
     return Located(found, "currency", top.nodes["currency"].line, "") if found else None
 
 
-def _tenant(node: Node, path: str, problems: list[Problem]) -> Located[Tenant]:
-    entry = Entry(node, path, ("id", "name", "org", "cost_center"), problems)
+def _tenant(moves: dict[str, Move], node: Node, path: str, problems: list[Problem]) -> Located[Tenant]:
+    """The tenant; what its entry says of its move goes into `moves`."""
+    entry = Entry(node, path, ("id", "name", "org", "cost_center", "org_from", "correct_history"), problems)
     id_ = entry.take("id", name, "")
     org = entry.many("org", name, MAX_ORG_LEVELS)
     if len(set(org)) < len(org):
@@ -177,6 +183,11 @@ def _tenant(node: Node, path: str, problems: list[Problem]) -> Located[Tenant]:
     tenant = Tenant(
         id=id_, name=entry.maybe("name", name) or id_, org=org, cost_center=entry.maybe("cost_center", name)
     )
+    move = Move(entry.maybe("org_from", time_us), entry.maybe("correct_history", truth) or False)
+    if move.corrects and move.from_us is None:
+        entry.tell("needs org_from beside it: say from when on the place holds", "correct_history")
+    if move != Move():
+        moves[id_] = move
     return entry.located(tenant)
 
 
