@@ -17,7 +17,18 @@ from meterhouse.api.auth.guard import Open, check_guarded
 from meterhouse.api.downloads import Downloads
 from meterhouse.api.figures import Reports
 from meterhouse.api.metrics import Metrics
-from meterhouse.api.routes import admissions, alerts, budget_states, events, exports, health, prices, rejects, reports
+from meterhouse.api.routes import (
+    admissions,
+    alerts,
+    budget_states,
+    comparison,
+    events,
+    exports,
+    health,
+    prices,
+    rejects,
+    reports,
+)
 from meterhouse.api.schemas.admissions import Position
 from meterhouse.api.schemas.common import ProblemDocument
 from meterhouse.api.streams import Streams
@@ -61,7 +72,7 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
     problems.install(app)
     app.add_middleware(CountRequests, metrics=house.metrics)
     _install_domain_errors(app)
-    for routes in (admissions, events, budget_states, prices, reports, exports, rejects, alerts, health):
+    for routes in (admissions, events, budget_states, prices, reports, comparison, exports, rejects, alerts, health):
         app.include_router(routes.router)
     check_guarded(app)
     _add_schemas(app)

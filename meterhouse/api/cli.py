@@ -10,6 +10,7 @@ import typer
 
 from meterhouse.api import (
     cli_alerts,
+    cli_comparison,
     cli_demo,
     cli_export,
     cli_feed,
@@ -50,7 +51,18 @@ def settings(
         fail(problems_of(wrong), WRONG_USE)
 
 
-for group in (cli_demo, cli_work, cli_workers, cli_feed, cli_reports, cli_export, cli_alerts, cli_rejects, cli_topics):
+for group in (
+    cli_demo,
+    cli_work,
+    cli_workers,
+    cli_feed,
+    cli_reports,
+    cli_comparison,
+    cli_export,
+    cli_alerts,
+    cli_rejects,
+    cli_topics,
+):
     group.add_to(app)
 
 

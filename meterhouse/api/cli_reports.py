@@ -66,9 +66,9 @@ def chargeback(
 
 
 def show_chargeback(report: Json) -> None:
-    title = f"Chargeback, {report['currency']}, {_range(report)}"
+    title = f"Chargeback, {report['currency']}, {range_of(report)}"
     out.print(tables.table(title, report["lines"], total=report["total"], may_go=_LESS_TOLD, console=out))
-    _note(report)
+    note(report)
 
 
 def usage(
@@ -84,9 +84,9 @@ def usage(
     with errors(), House(settings_of(ctx)) as house:
         report = Reports(house, EVERYTHING).usage(span, every.value, names_of(group_by), {})
     if not emit(form, report, report["lines"]):
-        title = f"Usage per {report['every']}, {_range(report)}"
+        title = f"Usage per {report['every']}, {range_of(report)}"
         out.print(tables.table(title, report["lines"], total=report["total"], may_go=_LESS_TOLD, console=out))
-        _note(report)
+        note(report)
 
 
 def slo(ctx: typer.Context, from_: FromOption = None, to: ToOption = None, form: FormatOption = Format.table) -> None:
@@ -120,7 +120,7 @@ def show_slo(report: Json) -> None:
     out.print(
         tables.table("Service level objectives", rows, may_go=("burn 1d", "ttft p95 ms", "good", "p50 ms"), console=out)
     )
-    _note(report)
+    note(report)
 
 
 def budgets(
@@ -149,7 +149,7 @@ def show_budgets(report: Json) -> None:
         for line in report["budgets"]
     ]
     out.print(tables.table("Budgets", rows, may_go=("then", "remaining", "crossed %", "forecast"), console=out))
-    _note(report)
+    note(report)
 
 
 def verify(
@@ -185,14 +185,14 @@ def show_laws(report: Json) -> None:
     for law in laws:
         for row in law["rows"]:
             out.print(f"  law {law['law']}, {law['name']}: {row}", markup=False, soft_wrap=True)
-    _note(report)
+    note(report)
 
 
-def _range(report: Json) -> str:
+def range_of(report: Json) -> str:
     return f"{tables.shown_time(report['from'])} ‥ {tables.shown_time(report['to'])}"
 
 
-def _note(report: Json) -> None:
+def note(report: Json) -> None:
     as_of = report["as_of"]
     lag = "unknown" if as_of["lag_seconds"] is None else f"{as_of['lag_seconds']:.1f} s"
     watermark = tables.shown_time(as_of["watermark"] or "(unknown)")

@@ -16,6 +16,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from meterhouse.streams.bill_change import PARTS
+
 Json = Mapping[str, Any]
 
 STATE_STYLES: Final = {
@@ -27,7 +29,9 @@ STATE_STYLES: Final = {
     "balanced": "green",
     "differs": "bold red",
 }
-_MONEY: Final = frozenset({"cost", "limit", "spent", "reserved", "remaining", "forecast"})
+_MONEY: Final = frozenset(
+    {"cost", "limit", "spent", "reserved", "remaining", "forecast", "difference", "now", "before", *PARTS}
+)
 _ANY_WIDTH: Final = 10_000
 _SHOWN_DECIMALS: Final = 6
 """A table shows money to the micro-unit; JSON and CSV have all twelve decimals."""

@@ -79,18 +79,26 @@ def chargeback(
     """
     check_range(selection.from_us, selection.to_us)
     groups = chosen(group_by)
-    query = chargeback_query(snapshot, selection, groups)
     with books.read() as cursor:
-        rows = query.rows(cursor)
+        lines, total = lines_of(cursor, snapshot, selection, groups)
         figures_as_of = as_of(books, cursor, freshness)
+    return Chargeback(
+        snapshot.currency, selection.from_us, selection.to_us, tuple(group_by), lines, total, figures_as_of
+    )
+
+
+def lines_of(
+    cursor: Cursor, snapshot: Snapshot, selection: Selection, groups: Sequence[Group]
+) -> tuple[tuple[Line, ...], Figures]:
+    """Lines and total as `chargeback` has them: for reports of several ranges in one snapshot of the lake."""
+    check_range(selection.from_us, selection.to_us)
+    rows = chargeback_query(snapshot, selection, groups).rows(cursor)
     check_lines(len(rows) - 1)
     *line_rows, total_row = rows
     lines = tuple(_line(groups, row) for row in line_rows)
     total = _figures(total_row[1 + len(groups) :], None)
     _check_sums(lines, total)
-    return Chargeback(
-        snapshot.currency, selection.from_us, selection.to_us, tuple(group_by), lines, total, figures_as_of
-    )
+    return lines, total
 
 
 def billed_total(cursor: Cursor, snapshot: Snapshot, selection: Selection) -> Figures:

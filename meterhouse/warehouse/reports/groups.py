@@ -99,6 +99,11 @@ def chosen(group_by: Sequence[str], known: Sequence[str] = tuple(GROUPS)) -> lis
     return [GROUPS[name] for name in group_by]
 
 
+def in_order(values: Sequence[str | None]) -> list[tuple[bool, str]]:
+    """What lines are sorted by: their groups' values, absent ones first."""
+    return [(value is not None, value or "") for value in values]
+
+
 def fact_keys(groups: Sequence[Group]) -> dict[str, str]:
     """The facts' key columns that these groups need."""
     return {group.key: group.key_sql for group in groups if group.key}

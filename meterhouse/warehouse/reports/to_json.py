@@ -40,8 +40,8 @@ def _(report: Chargeback) -> Json:
         "from": rfc3339(report.from_us),
         "to": rfc3339(report.to_us),
         "group_by": list(report.group_by),
-        "lines": [{**line.groups, **_figures(line.figures)} for line in report.lines],
-        "total": _figures(report.total),
+        "lines": [{**line.groups, **figures_json(line.figures)} for line in report.lines],
+        "total": figures_json(report.total),
         "as_of": as_of_json(report.as_of),
     }
 
@@ -121,7 +121,7 @@ def ratio(value: Fraction | None) -> float | None:
     return None if value is None else float(round(value, 9))
 
 
-def _figures(figures: Figures) -> Json:
+def figures_json(figures: Figures) -> Json:
     return {
         "requests": figures.requests,
         "billed_requests": figures.billed_requests,
