@@ -24,6 +24,8 @@ from meterhouse.api.cli_common import (
 from meterhouse.api.cli_reports import note, range_of
 from meterhouse.api.figures import Json, Reports, names_of
 from meterhouse.api.wiring import House
+from meterhouse.streams.bill_change import PARTS
+from meterhouse.streams.money import from_text
 from meterhouse.warehouse.view import EVERYTHING
 
 GroupByOption = Annotated[
@@ -96,15 +98,12 @@ def explain(
     if emit(form, report, report["lines"]):
         return
 
+    told = [name for name in PARTS if any(from_text(line["parts"][name]) for line in report["lines"])]
+
     def row(line: Json) -> Json:
         shown = {name: line[name] for name in ("tenant", "provider", "model") if name in line}
-        return {
-            **shown,
-            "before": line["before"],
-            "now": line["now"],
-            "difference": line["difference"],
-            **line["parts"],
-        }
+        parts = {name: line["parts"][name] for name in told}
+        return {**shown, "before": line["before"], "now": line["now"], "change": line["difference"], **parts}
 
     title = f"Why the bill changed, {report['currency']}, {range_of(report)} from {range_of(report['compared_with'])}"
     rows = [row(line) for line in report["lines"]]

@@ -110,6 +110,7 @@ def show_slo(report: Json) -> None:
             "compliance": tables.percent(line["compliance"]),
             "budget left": tables.percent(line["error_budget_left"]),
             "state": line["state"],
+            "burning": " ".join(rule["severity"] for rule in line["burning"]) or None,
             "burn 1h": line["burn_rates"].get("1h"),
             "burn 1d": line["burn_rates"].get("1d"),
             **{f"{name} ms": value for name, value in line["duration_ms"].items()},

@@ -145,7 +145,8 @@ def shown_money(text: str) -> str:
         return text
     kept, lost = decimals[:_SHOWN_DECIMALS], decimals[_SHOWN_DECIMALS:]
     mark = "…" if lost.strip("0") else ""
-    return f"{int(whole):,}.{kept}{mark}" if kept else f"{int(whole):,}"
+    shown = f"{'-' if whole.startswith('-') else ''}{abs(int(whole)):,}"
+    return f"{shown}.{kept}{mark}" if kept else shown
 
 
 def _leaf(name: str) -> str:

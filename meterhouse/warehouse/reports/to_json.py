@@ -20,7 +20,7 @@ from meterhouse.warehouse.reports.budgets import BudgetLine, Budgets
 from meterhouse.warehouse.reports.chargeback import Chargeback, Figures
 from meterhouse.warehouse.reports.groups import datetime_of
 from meterhouse.warehouse.reports.rejects import RejectLine, Rejects
-from meterhouse.warehouse.reports.slo import BURN_RULES, ObjectiveLine, Slo
+from meterhouse.warehouse.reports.slo import ObjectiveLine, Slo
 from meterhouse.warehouse.reports.usage import Usage, UsageFigures
 from meterhouse.warehouse.verify import LawResult, Verification
 
@@ -157,8 +157,7 @@ def _objective(line: ObjectiveLine) -> Json:
         "burn_rates": {name: ratio(burn.burn_rate(target)) for name, burn in line.burns.items()},
         "burning": [
             {"long": rule.long, "short": rule.short, "factor": float(rule.factor), "severity": rule.severity}
-            for rule in BURN_RULES
-            if line.burning(rule)
+            for rule in line.burning
         ],
         **{f"{metric}_ms": _milliseconds(values) for metric, values in line.percentiles_us.items()},
     }
