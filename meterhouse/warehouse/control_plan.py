@@ -88,7 +88,7 @@ def plan(file: ControlFile, current: Snapshot, now_us: int) -> Plan:
         strict_tenants=current.strict_tenants if file.strict_tenants is None else file.strict_tenants,
         places=placed.places,
     )
-    warnings = (*placed.warnings, *merged.warnings)
+    warnings = (*file.notes, *placed.warnings, *merged.warnings)
     problems = [
         *file.problems,
         *placed.problems,
