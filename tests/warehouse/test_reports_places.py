@@ -16,8 +16,8 @@ from meterhouse.warehouse.lake import Lake, LakeConfig
 from meterhouse.warehouse.reports import places
 from meterhouse.warehouse.reports.chargeback import chargeback
 from meterhouse.warehouse.reports.errors import ReportError
-from meterhouse.warehouse.reports.groups import Selection
-from meterhouse.warehouse.reports.query import DAY_US
+from meterhouse.warehouse.reports.groups import Selection, charges_where
+from meterhouse.warehouse.reports.query import DAY_US, Query
 from meterhouse.warehouse.reports.usage import usage
 from tests.builders import HOUR_US, MINUTE_US, T0_US
 from tests.warehouse.filled import SNAPSHOT, fill, microseconds
@@ -170,6 +170,10 @@ def test_filters_keep_what_was_spent_in_a_place(
     inside = [row for row in charges if kept(row)]
     report = chargeback(lake, snapshot, selection)
     assert (report.total.requests, int(report.total.cost.scaleb(12))) == lines(snapshot, inside, ()).get((), (0, 0))
+    behind = charges_where(selection, snapshot)
+    with lake.read() as cursor:
+        [(count,)] = Query(f"SELECT count(*) FROM charges WHERE {behind.sql}", behind.params).rows(cursor)
+    assert count == len(inside)
     if group_by:
         assert reported(lake, snapshot, selection, group_by) == lines(snapshot, inside, group_by)
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from meterhouse.ingest.event import TOKEN_KINDS
 from meterhouse.streams.control import Place, Scope, Snapshot
 from meterhouse.warehouse.reports.errors import ReportError
-from meterhouse.warehouse.reports.places import SETTLED, STAY_KEY, check_stays, cut_at_moves, stays_of
+from meterhouse.warehouse.reports.places import SETTLED, STAY_KEY, Stay, among, check_stays, cut_at_moves, stays_of
 from meterhouse.warehouse.reports.query import DAY_US, HOUR_US, Condition, Piece, pieces
 
 MAX_LINES: Final = 100_000
@@ -138,17 +138,11 @@ def source_of(selection: Selection, snapshot: Snapshot, groups: Sequence[Group],
     kinds = f" CROSS JOIN {KINDS} AS kinds" if "kind" in names else ""
     params: dict[str, Any] = {"kinds": [kind.name for kind in TOKEN_KINDS]} if kinds else {}
     parts = pieces(selection.from_us, selection.to_us, coarsest)
-    where = filtered({name: of for name, of in selection.filters.items() if name not in _BY_PLACE})
+    where = _filtered(selection.filters)
     if not _BY_PLACE & (names | set(selection.filters)):
         return Source(parts, where, f"facts{kinds}", params)
-    wanted = selection.filters.get("tenant")
-    only = None if wanted is None else frozenset(tenant for tenant in wanted if tenant is not None)
-    stays = stays_of(snapshot, selection.from_us, selection.to_us, only)
-    moved = frozenset(stay.place.tenant for stay in stays if stay.number != SETTLED)
-    if moved:
-        check_stays(sum(stay.number != SETTLED for stay in stays))
+    stays, moved = _stays(selection, snapshot)
     if _BY_PLACE & set(selection.filters):
-        stays = [stay for stay in stays if _stands_in(stay.place, selection.filters)]
         where &= _one_of("tenant", "filter_places", sorted({stay.place.tenant for stay in stays}))
     parts = cut_at_moves(parts, coarsest, [stay for stay in stays if stay.number != SETTLED], moved)
     if not _BY_PLACE & names:
@@ -168,14 +162,39 @@ def org_path(place: Place) -> str | None:
     return "/".join(place.org) or None
 
 
-def filtered(filters: Filters) -> Condition:
-    """Rows that these filters, which none of is by place, leave. Filters of different names must all match, values of
-    one name are alternatives."""
+def charges_where(selection: Selection, snapshot: Snapshot) -> Condition:
+    """Charges that the selection's filters leave, whatever its range: those behind a report's lines.
+
+    Raises ReportError as `source_of`.
+    """
+    where = _filtered(selection.filters)
+    if not _BY_PLACE & set(selection.filters):
+        return where
+    stays, _ = _stays(selection, snapshot)
+    settled = _one_of("tenant", "filter_places", [stay.place.tenant for stay in stays if stay.number == SETTLED])
+    moved = among([stay for stay in stays if stay.number != SETTLED])
+    return where & Condition(f"({settled.sql} OR {moved.sql})", {**settled.params, **moved.params})
+
+
+def _stays(selection: Selection, snapshot: Snapshot) -> tuple[list[Stay], frozenset[str]]:
+    """The stays in the range that the filters leave, and the tenants that moved within it."""
+    wanted = selection.filters.get("tenant")
+    only = None if wanted is None else frozenset(tenant for tenant in wanted if tenant is not None)
+    stays = stays_of(snapshot, selection.from_us, selection.to_us, only)
+    check_stays(sum(stay.number != SETTLED for stay in stays))
+    moved = frozenset(stay.place.tenant for stay in stays if stay.number != SETTLED)
+    return [stay for stay in stays if _stands_in(stay.place, selection.filters)], moved
+
+
+def _filtered(filters: Filters) -> Condition:
+    """Rows that the filters leave which are not by place. Filters of different names must all match, values of one name
+    are alternatives."""
     condition = Condition()
     for name, values in filters.items():
         if name not in FILTERS:
             raise ReportError(f"there is no filter {name!r}: use any of {', '.join(FILTERS)}")
-        condition &= _one_of(name, f"filter_{name}", values)
+        if name not in _BY_PLACE:
+            condition &= _one_of(name, f"filter_{name}", values)
     return condition
 
 

@@ -85,22 +85,35 @@ def _runs(cut: Cut) -> list[Cut]:
 
 def _run(table: str, name: str, run: Cut) -> Piece:
     """One piece for all of a run, joined with the stays."""
+    unnested, params = _relation([(stay, piece.from_us, piece.to_us) for piece, stay in run], f"_{name}")
+    first, last = min(piece.from_us for piece, _ in run), max(piece.to_us for piece, _ in run)
+    beside = f" JOIN {unnested} AS stays ON {_STOOD}"
+    return Piece(table, first, last, beside, Condition("", params), {STAY_KEY: "stay_number"})
+
+
+def among(stays: Sequence[Stay]) -> Condition:
+    """Charges of these stays."""
+    unnested, params = _relation([(stay, stay.from_us, stay.to_us) for stay in stays], "")
+    return Condition(f"EXISTS (SELECT 1 FROM {unnested} AS stays WHERE {_STOOD})", params)
+
+
+_STOOD: Final = (
+    '"tenant" = stay_tenant AND "time" >= make_timestamptz(stay_from_us) AND "time" < make_timestamptz(stay_to_us)'
+)
+
+
+def _relation(spans: Sequence[tuple[Stay, int, int]], suffix: str) -> tuple[str, dict[str, Any]]:
+    """Parts of stays, from when to when, as a relation, and its parameters."""
     columns: Mapping[str, tuple[str, list[Any]]] = {
-        "tenant": ("VARCHAR", [stay.place.tenant for _, stay in run]),
-        "number": ("INTEGER", [stay.number for _, stay in run]),
-        "from_us": ("BIGINT", [piece.from_us for piece, _ in run]),
-        "to_us": ("BIGINT", [piece.to_us for piece, _ in run]),
+        "tenant": ("VARCHAR", [stay.place.tenant for stay, _, _ in spans]),
+        "number": ("INTEGER", [stay.number for stay, _, _ in spans]),
+        "from_us": ("BIGINT", [from_us for _, from_us, _ in spans]),
+        "to_us": ("BIGINT", [to_us for _, _, to_us in spans]),
     }
     unnested = ", ".join(
-        f"unnest($stay_{column}_{name}::{kind}[]) AS stay_{column}" for column, (kind, _) in columns.items()
+        f"unnest($stay_{column}{suffix}::{kind}[]) AS stay_{column}" for column, (kind, _) in columns.items()
     )
-    beside = (
-        f' JOIN (SELECT {unnested}) AS stays ON "tenant" = stay_tenant'
-        ' AND "time" >= make_timestamptz(stay_from_us) AND "time" < make_timestamptz(stay_to_us)'
-    )
-    params = {f"stay_{column}_{name}": values for column, (_, values) in columns.items()}
-    first, last = min(piece.from_us for piece, _ in run), max(piece.to_us for piece, _ in run)
-    return Piece(table, first, last, beside, Condition("", params), {STAY_KEY: "stay_number"})
+    return f"(SELECT {unnested})", {f"stay_{column}{suffix}": values for column, (_, values) in columns.items()}
 
 
 def check_stays(count: int) -> None:
