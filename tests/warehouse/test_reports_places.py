@@ -201,7 +201,10 @@ def test_the_reads_stay_few_however_many_moves_there_are(lake: Lake, charges: li
     ]
     snapshot, whole = moved(*moves), Selection(T0_US - DAY_US, T0_US + 2 * DAY_US)
     stays = [s for s in places.stays_of(snapshot, whole.from_us, whole.to_us) if s.number != places.SETTLED]
-    assert len(places.cut_at_moves([], "rollup_day", stays, frozenset({"acme", "bolt"}))) <= 4 * places.MAX_RUNS
+    assert (
+        len(places.cut_at_moves([], "rollup_day", stays, frozenset({"acme", "bolt"})))
+        <= places.MAX_CHARGE_RUNS + 3 * places.MAX_ROLLUP_RUNS
+    )
     assert reported(lake, snapshot, whole, ("cost_center",)) == lines(snapshot, charges, ("cost_center",))
 
 

@@ -18,8 +18,10 @@ from meterhouse.warehouse.reports.query import Condition, Piece, pieces
 
 MAX_STAYS: Final = 20_000
 """In one report: each is up to seven rows that the lake is joined with. A reorganisation moves all tenants once."""
-MAX_RUNS: Final = 16
-"""Reads per table for all stays together: each skips the files between the moves, and takes milliseconds to plan."""
+MAX_CHARGE_RUNS: Final = 16
+"""Reads of a table for all stays together: each skips what lies between the moves, and takes milliseconds to plan.
+That pays for charges; of roll-ups there are few."""
+MAX_ROLLUP_RUNS: Final = 2
 
 SETTLED: Final = 0
 """`place` of a row of a tenant that did not move, or that is not known."""
@@ -64,7 +66,8 @@ def cut_at_moves(whole: Sequence[Piece], coarsest: str, matching: Sequence[Stay]
         for piece in pieces(stay.from_us, stay.to_us, coarsest):
             by_table.setdefault(piece.table, []).append((piece, stay))
     for table, cut in by_table.items():
-        for run in _runs(sorted(cut, key=lambda each: each[0].from_us)):
+        most = MAX_CHARGE_RUNS if table == "charges" else MAX_ROLLUP_RUNS
+        for run in _runs(sorted(cut, key=lambda each: each[0].from_us), most):
             found.append(_run(table, f"{table}_{len(found)}", run))
     return found
 
@@ -72,14 +75,14 @@ def cut_at_moves(whole: Sequence[Piece], coarsest: str, matching: Sequence[Stay]
 Cut = list[tuple[Piece, Stay]]
 
 
-def _runs(cut: Cut) -> list[Cut]:
-    """Cuts that lie together, at most MAX_RUNS such runs: apart where the widest gaps between them are."""
+def _runs(cut: Cut, most: int) -> list[Cut]:
+    """Cuts that lie together, at most `most` such runs: apart where the widest gaps between them are."""
     gaps, reach = [], cut[0][0].to_us
     for number, (piece, _) in enumerate(cut[1:], 1):
         if piece.from_us > reach:
             gaps.append((piece.from_us - reach, number))
         reach = max(reach, piece.to_us)
-    edges = [0, *sorted(number for _, number in sorted(gaps)[-(MAX_RUNS - 1) :]), len(cut)]
+    edges = [0, *sorted(number for _, number in sorted(gaps)[-(most - 1) :]), len(cut)]
     return [cut[low:high] for low, high in pairwise(edges)]
 
 
