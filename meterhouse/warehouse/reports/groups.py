@@ -5,15 +5,27 @@ Days, hours and months are those of UTC.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from meterhouse.ingest.event import TOKEN_KINDS
-from meterhouse.streams.control import Place, Scope, Snapshot
+from meterhouse.streams.control import Place, Scope, Snapshot, Tenant
 from meterhouse.warehouse.reports.errors import ReportError
-from meterhouse.warehouse.reports.places import SETTLED, STAY_KEY, Stay, among, check_stays, cut_at_moves, stays_of
+from meterhouse.warehouse.reports.places import (
+    SETTLED,
+    STAY_KEY,
+    Stay,
+    among,
+    check_stays,
+    cut_at_moves,
+    rows_json,
+    rows_sql,
+    stays_of,
+    tenants_sql,
+)
 from meterhouse.warehouse.reports.query import DAY_US, HOUR_US, Condition, Piece, pieces
 
 MAX_LINES: Final = 100_000
@@ -109,10 +121,13 @@ def fact_keys(groups: Sequence[Group]) -> dict[str, str]:
     return {group.key: group.key_sql for group in groups if group.key}
 
 
-ORG: Final = (
-    "(SELECT unnest($tenants::VARCHAR[]) AS org_tenant, unnest($stays::INTEGER[]) AS org_stay,"
-    " unnest($org_units::VARCHAR[]) AS org_unit, unnest($cost_centers::VARCHAR[]) AS cost_center)"
-)
+_ORG_COLUMNS: Final = {
+    "org_tenant": "VARCHAR",
+    "org_stay": "INTEGER",
+    "org_unit": "VARCHAR",
+    "cost_center": "VARCHAR",
+}
+ORG: Final = rows_sql("org", _ORG_COLUMNS)
 """Stays of tenants as a relation: the path of org units, and the cost center."""
 KINDS: Final = "(SELECT unnest($kinds::VARCHAR[]) AS kind)"
 _BY_PLACE: Final = frozenset({"org_unit", "cost_center"})
@@ -143,21 +158,17 @@ def source_of(selection: Selection, snapshot: Snapshot, groups: Sequence[Group],
         return Source(parts, where, f"facts{kinds}", params)
     stays, moved = _stays(selection, snapshot)
     if _BY_PLACE & set(selection.filters):
-        where &= _one_of("tenant", "filter_places", sorted({stay.place.tenant for stay in stays}))
+        where &= _of_tenants({stay.place.tenant for stay in stays})
     parts = cut_at_moves(parts, coarsest, [stay for stay in stays if stay.number != SETTLED], moved)
     if not _BY_PLACE & names:
         return Source(parts, where, f"facts{kinds}", params)
-    params |= {
-        "tenants": [stay.place.tenant for stay in stays],
-        "stays": [stay.number for stay in stays],
-        "org_units": [org_path(stay.place) for stay in stays],
-        "cost_centers": [stay.place.cost_center for stay in stays],
-    }
+    rows = ((stay.place.tenant, stay.number, org_path(stay.place), stay.place.cost_center) for stay in stays)
+    params["org"] = rows_json(_ORG_COLUMNS, rows)
     org = f" LEFT JOIN {ORG} AS org ON org_tenant = tenant AND org_stay = {STAY_KEY}"
     return Source(parts, where, f"facts{org}{kinds}", params)
 
 
-def org_path(place: Place) -> str | None:
+def org_path(place: Place | Tenant) -> str | None:
     """All of a place's org units from root to leaf as one text (`group/consumer`), so that lines add up."""
     return "/".join(place.org) or None
 
@@ -171,7 +182,7 @@ def charges_where(selection: Selection, snapshot: Snapshot) -> Condition:
     if not _BY_PLACE & set(selection.filters):
         return where
     stays, _ = _stays(selection, snapshot)
-    settled = _one_of("tenant", "filter_places", [stay.place.tenant for stay in stays if stay.number == SETTLED])
+    settled = _of_tenants({stay.place.tenant for stay in stays if stay.number == SETTLED})
     moved = among([stay for stay in stays if stay.number != SETTLED])
     return where & Condition(f"({settled.sql} OR {moved.sql})", {**settled.params, **moved.params})
 
@@ -231,6 +242,10 @@ def _one_of(column: str, name: str, values: Sequence[str | None]) -> Condition:
     if len(texts) < len(values):
         sql = f'("{column}" IS NULL OR {sql})'
     return Condition(sql, {name: texts})
+
+
+def _of_tenants(tenants: set[str]) -> Condition:
+    return Condition(f'"tenant" IN {tenants_sql("filter_places")}', {"filter_places": json.dumps(sorted(tenants))})
 
 
 def datetime_of(time_us: int) -> datetime:

@@ -7,7 +7,8 @@ table together: a join on tenant and time, so that moves of one tenant cost noth
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
@@ -57,9 +58,9 @@ def cut_at_moves(whole: Sequence[Piece], coarsest: str, matching: Sequence[Stay]
 
     `matching`: stays of those that moved. Each piece has the key STAY_KEY.
     """
-    stayed = (
-        Condition('NOT list_contains($moved::VARCHAR[], "tenant")', {"moved": sorted(moved)}) if moved else Condition()
-    )
+    stayed = Condition()
+    if moved:
+        stayed = Condition(f'"tenant" NOT IN {tenants_sql("moved")}', {"moved": json.dumps(sorted(moved))})
     found = [replace(piece, where=stayed, keys={STAY_KEY: str(SETTLED)}) for piece in whole]
     by_table: dict[str, list[tuple[Piece, Stay]]] = {}
     for stay in matching:
@@ -106,17 +107,27 @@ _STOOD: Final = (
 
 
 def _relation(spans: Sequence[tuple[Stay, int, int]], suffix: str) -> tuple[str, dict[str, Any]]:
-    """Parts of stays, from when to when, as a relation, and its parameters."""
-    columns: Mapping[str, tuple[str, list[Any]]] = {
-        "tenant": ("VARCHAR", [stay.place.tenant for stay, _, _ in spans]),
-        "number": ("INTEGER", [stay.number for stay, _, _ in spans]),
-        "from_us": ("BIGINT", [from_us for _, from_us, _ in spans]),
-        "to_us": ("BIGINT", [to_us for _, _, to_us in spans]),
-    }
-    unnested = ", ".join(
-        f"unnest($stay_{column}{suffix}::{kind}[]) AS stay_{column}" for column, (kind, _) in columns.items()
-    )
-    return f"(SELECT {unnested})", {f"stay_{column}{suffix}": values for column, (_, values) in columns.items()}
+    """Parts of stays, from when to when, as a relation, and its parameter."""
+    columns = {"stay_tenant": "VARCHAR", "stay_number": "INTEGER", "stay_from_us": "BIGINT", "stay_to_us": "BIGINT"}
+    rows = [(stay.place.tenant, stay.number, from_us, to_us) for stay, from_us, to_us in spans]
+    return rows_sql(f"stays{suffix}", columns), {f"stays{suffix}": rows_json(columns, rows)}
+
+
+def rows_sql(name: str, columns: Mapping[str, str]) -> str:
+    """Rows of a parameter as a relation, of columns (name → SQL type). The parameter is one JSON text: a list of
+    thousands of values takes seconds to bind, the text milliseconds."""
+    shape = json.dumps([dict(columns)])
+    return f"(SELECT unnest(from_json(${name}::VARCHAR, '{shape}'), max_depth := 2))"
+
+
+def rows_json(columns: Mapping[str, str], rows: Iterable[Sequence[Any]]) -> str:
+    """The parameter of `rows_sql`."""
+    return json.dumps([dict(zip(columns, row, strict=True)) for row in rows])
+
+
+def tenants_sql(name: str) -> str:
+    """Tenants of a parameter, which is a JSON list, for `IN`."""
+    return f"(SELECT unnest(from_json(${name}::VARCHAR, '[\"VARCHAR\"]')))"
 
 
 def check_stays(count: int) -> None:
