@@ -8,7 +8,19 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHES = ("decode", "stages", "commit", "chain", "chargeback", "export", "memory", "dedupe", "admit", "admissions")
+BENCHES = (
+    "decode",
+    "stages",
+    "commit",
+    "chain",
+    "chargeback",
+    "export",
+    "memory",
+    "dedupe",
+    "admit",
+    "admissions",
+    "authentication",
+)
 
 
 def main() -> None:

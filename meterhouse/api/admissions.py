@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
+from meterhouse.api.auth.caller import Caller
+from meterhouse.api.auth.ownership import Ownership
 from meterhouse.api.metrics import Metrics
 from meterhouse.api.prices import PriceBook, SeveralProviders
 from meterhouse.api.problems import Problem
@@ -23,18 +27,27 @@ class Admissions:
     prices: PriceBook
     metrics: Metrics
     clock: Callable[[], int]
+    _owners: Ownership = field(default_factory=Ownership)
 
-    def admit(self, asked: AdmissionRequest) -> tuple[Decision, int | None]:
+    def admit(self, asked: AdmissionRequest, who: Caller) -> tuple[Decision, int | None]:
         """What becomes of a request, and the upper bound of its cost that counts, pico-units; None: not known.
 
-        Raises Problem (`invalid-parameter`) and ControlUnavailable.
+        Raises Problem (`forbidden`: not of the caller's tenants, `invalid-parameter`) and ControlUnavailable.
         """
+        if not who.view.sees(asked.tenant, asked.application):
+            raise Problem(
+                "forbidden",
+                "The request is of a tenant or application that this key or token may not ask for. Use another key, or"
+                " ask for a grant.",
+            )
         bound_pico = self._bound(asked)
         tokens = (asked.input_tokens or 0) + (asked.max_tokens or 0)
         decision = self.gate.admit(
             asked.tenant, asked.application, asked.model, max_cost_pico=bound_pico or 0, max_tokens=tokens
         )
         self.metrics.admitted(decision.outcome, decision.reason)
+        if (reservation := decision.reservation) is not None:
+            decision = replace(decision, reservation=self._owners.outside(reservation, who))
         return decision, bound_pico
 
     def _bound(self, asked: AdmissionRequest) -> int | None:
@@ -61,15 +74,15 @@ class Admissions:
         except ValueError:  # a kind of token without a price
             return None
 
-    def settle(self, reservation: str, actual: Settlement) -> None:
-        """Raises Problem (`invalid-parameter`, `not-found`)."""
+    def settle(self, reservation: str, actual: Settlement, who: Caller) -> None:
+        """Raises Problem (`invalid-parameter`, `not-found`: also where another caller made it)."""
         cost_pico = None if actual.cost is None else _amount(actual.cost, "cost")
         position = None if actual.position is None else (actual.position.partition, actual.position.offset)
-        _found(self.gate.settle(reservation, cost_pico, actual.tokens, position))
+        _found(self.gate.settle(self._owners.inside(reservation, who), cost_pico, actual.tokens, position))
 
-    def cancel(self, reservation: str) -> None:
-        """Raises Problem (`not-found`)."""
-        _found(self.gate.cancel(reservation))
+    def cancel(self, reservation: str, who: Caller) -> None:
+        """Raises Problem (`not-found`: also where another caller made it)."""
+        _found(self.gate.cancel(self._owners.inside(reservation, who)))
 
     def state_age_s(self) -> float | None:
         """How old the spend is that admissions are judged by, seconds; None: not known."""

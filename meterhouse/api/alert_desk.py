@@ -12,6 +12,8 @@ from meterhouse.api.wiring import House
 from meterhouse.streams.alert import Alert, AlertKind, resolution_of, rfc3339
 from meterhouse.streams.alerts import SILENCED, AlertFilter, AlertPlace, Delivery, OutboxEntry
 from meterhouse.streams.silences import MAX_TEXT, BadSilence, Silence
+from meterhouse.warehouse.audit import UNKNOWN
+from meterhouse.warehouse.idempotency import Keep
 from meterhouse.warehouse.reports.errors import ReportError
 from meterhouse.warehouse.view import View
 
@@ -19,17 +21,19 @@ Json = dict[str, Any]
 
 
 class NoSuch(Exception):
-    """There is no alert or silence of this id; the message says where ids are found."""
+    """There is none of this name, or none that is seen; the message says where names are found."""
 
 
 class AlertDesk:
     """Alerts, acknowledgements and silences of a house. Wrong input raises ReportError, an unknown id NoSuch, and a
     database that does not answer OutboxUnavailable. May be shared between threads."""
 
-    def __init__(self, house: House, view: View) -> None:
-        """`view`: what of alerts and silences is seen: those of the budgets that are."""
+    def __init__(self, house: House, view: View, actor: str = UNKNOWN) -> None:
+        """`view`: what of alerts and silences is seen: those of the budgets that are. `actor`: who the audit log says
+        did what is done here."""
         self._house = house
         self._view = view
+        self._actor = actor
 
     @property
     def _budgets(self) -> frozenset[str] | None:
@@ -54,13 +58,13 @@ class AlertDesk:
         return self._told(self._entry(alert_id))
 
     def acknowledge(self, alert_id: str, by: str, note: str | None) -> Json:
-        """Notes who looks after an alert, and returns it with its history. Said again, the last one stands."""
+        """Notes who looks after an alert, and returns it with its history. Said otherwise, the last one stands."""
         if not by.strip() or len(by) > MAX_TEXT or len(note or "") > MAX_TEXT:
             raise ReportError(f"`by` is a text of 1 to {MAX_TEXT} characters, and `note` has no more")
         resolved = self._entry(alert_id).alert.resolves
         if resolved is not None:
             raise ReportError(f"{alert_id} says that another alert is over: acknowledge {resolved}, or nothing")
-        return self._told(self._house.outbox.acknowledge(alert_id, by, note, now_us()))
+        return self._told(self._house.outbox.acknowledge(alert_id, by, note, now_us(), self._actor))
 
     def silences(self) -> Json:
         """Silences that are not over, the first to end first."""
@@ -73,8 +77,9 @@ class AlertDesk:
         span_us: tuple[int | None, int],
         by: str,
         reason: str,
+        keep: Keep | None = None,
     ) -> Json:
-        """A new silence for `span_us`: its start (None: now) and its end."""
+        """A new silence for `span_us`: its start (None: now) and its end. `keep`: keeps the answer with it."""
         budgets, at_us = self._budgets, now_us()
         if budgets is not None and subject not in budgets:
             raise NoSuch(f"there is no budget {subject!r}: GET /v1/budgets lists them")
@@ -92,16 +97,17 @@ class AlertDesk:
             )
             if until_us <= at_us:
                 raise BadSilence("a silence ends later than now")
-            self._house.silences.add(made)
+            told = silence_json(made)
+            self._house.silences.add(made, self._actor, keep and keep(told))
         except BadSilence as wrong:
             raise ReportError(str(wrong)) from None
-        return silence_json(made)
+        return told
 
     def end_silence(self, silence_id: str) -> None:
         try:
             if silence_id not in {each.id for each in self._standing()}:
                 raise KeyError(silence_id)
-            self._house.silences.end(silence_id, now_us())
+            self._house.silences.end(silence_id, now_us(), self._actor)
         except KeyError:
             raise NoSuch(f"no silence {silence_id} stands: `alerts silences` (GET /v1/silences) lists them") from None
 

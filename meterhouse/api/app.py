@@ -13,18 +13,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from meterhouse.api import problems
 from meterhouse.api.alert_desk import NoSuch
-from meterhouse.api.auth.guard import Open, check_guarded
+from meterhouse.api.auth.guard import PUBLIC, check_guarded
+from meterhouse.api.auth.outside import SecureHeaders, TellRefusals
+from meterhouse.api.auth.rates import Rates
 from meterhouse.api.downloads import Downloads
 from meterhouse.api.figures import Reports
 from meterhouse.api.metrics import Metrics
+from meterhouse.api.pages import ListingGone
 from meterhouse.api.routes import (
     admissions,
     alerts,
+    audit,
     budget_states,
+    charges,
     comparison,
     events,
     exports,
     health,
+    keys,
     prices,
     rejects,
     reports,
@@ -35,6 +41,7 @@ from meterhouse.api.streams import Streams
 from meterhouse.api.wiring import House
 from meterhouse.ingest.log import LogError
 from meterhouse.streams.alerts import OutboxUnavailable
+from meterhouse.warehouse.audit import BadDeed
 from meterhouse.warehouse.control import ControlUnavailable
 from meterhouse.warehouse.lake import LakeError
 from meterhouse.warehouse.reports.errors import ReportError
@@ -54,12 +61,16 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
         title="Meterhouse",
         version="1",
         description=DESCRIPTION,
+        redoc_url=None,  # one page of documentation is enough
+        swagger_ui_oauth2_redirect_url=None,
         openapi_tags=[
             {"name": "ingest", "description": "Events in."},
             {"name": "admissions", "description": "What gateways ask before a request runs."},
             {"name": "reports", "description": "Figures out."},
             {"name": "exports", "description": "Whole files out."},
             {"name": "alerts", "description": "News for people, and what they do about it."},
+            {"name": "audit", "description": "Who did what."},
+            {"name": "keys", "description": "Who may ask."},
             {"name": "health", "description": "For whoever runs this."},
         ],
     )
@@ -68,11 +79,17 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
     app.state.workers_alive = workers_alive
     app.state.streams = Streams()
     app.state.downloads = Downloads()
-    app.state.authenticator = Open()
+    app.state.authenticator = house.authentication
+    app.state.rates = Rates(house.settings.rates())
     problems.install(app)
+    app.add_middleware(TellRefusals, refusals=house.authentication.refusals)
     app.add_middleware(CountRequests, metrics=house.metrics)
+    app.add_middleware(SecureHeaders)
     _install_domain_errors(app)
-    for routes in (admissions, events, budget_states, prices, reports, comparison, exports, rejects, alerts, health):
+    for routes in (
+        admissions, events, budget_states, prices, reports, charges, comparison, exports, rejects, alerts, audit, keys,
+        health,
+    ):  # fmt: skip
         app.include_router(routes.router)
     check_guarded(app)
     _add_schemas(app)
@@ -114,9 +131,11 @@ class CountRequests:
 
 
 def _install_domain_errors(app: FastAPI) -> None:
-    @app.exception_handler(ReportError)
-    async def _wrong(request: Request, error: ReportError) -> Response:
+    async def _wrong(request: Request, error: Exception) -> Response:
         return problems.document(problems.Problem("invalid-parameter", str(error)), request.url.path)
+
+    for wrong in (ReportError, BadDeed):  # what cannot be told to the audit log is not done
+        app.exception_handler(wrong)(_wrong)
 
     async def _unavailable(request: Request, error: Exception) -> Response:
         problem = problems.Problem("unavailable", f"{error}. Try again.", headers={"Retry-After": "1"})
@@ -125,6 +144,10 @@ def _install_domain_errors(app: FastAPI) -> None:
     @app.exception_handler(NoSuch)
     async def _no_such(request: Request, error: NoSuch) -> Response:
         return problems.document(problems.Problem("not-found", str(error)), request.url.path)
+
+    @app.exception_handler(ListingGone)
+    async def _gone(request: Request, error: ListingGone) -> Response:
+        return problems.document(problems.Problem("gone", str(error)), request.url.path)
 
     for kind in (LogError, LakeError, ControlUnavailable, OutboxUnavailable):
         app.exception_handler(kind)(_unavailable)
@@ -141,6 +164,10 @@ def _add_schemas(app: FastAPI) -> None:
         document = made()
         components = document["components"].setdefault("schemas", {})
         components |= {name: model.model_json_schema() for name, model in UNRETURNED.items()}
+        document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+        for path, methods in document["paths"].items():
+            for operation in methods.values():
+                operation["security"] = [] if path in PUBLIC else [{"bearer": []}]
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -10,10 +10,13 @@ import typer
 
 from meterhouse.api import (
     cli_alerts,
+    cli_audit,
+    cli_charges,
     cli_comparison,
     cli_demo,
     cli_export,
     cli_feed,
+    cli_keys,
     cli_rejects,
     cli_reports,
     cli_topics,
@@ -51,18 +54,12 @@ def settings(
         fail(problems_of(wrong), WRONG_USE)
 
 
-for group in (
-    cli_demo,
-    cli_work,
-    cli_workers,
-    cli_feed,
-    cli_reports,
-    cli_comparison,
-    cli_export,
-    cli_alerts,
-    cli_rejects,
-    cli_topics,
-):
+GROUPS = (
+    cli_demo, cli_work, cli_workers, cli_feed, cli_reports, cli_charges, cli_comparison,
+    cli_export, cli_alerts, cli_rejects, cli_audit,
+    cli_topics, cli_keys,
+)  # fmt: skip
+for group in GROUPS:
     group.add_to(app)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
@@ -19,6 +18,7 @@ from meterhouse.api.cli_common import (
     ToOption,
     emit,
     errors,
+    length_us,
     out,
     settings_of,
     span_of,
@@ -29,9 +29,6 @@ from meterhouse.api.figures import Json, Span
 from meterhouse.api.wiring import House
 from meterhouse.streams.alerts import AlertFilter
 from meterhouse.warehouse.view import EVERYTHING
-
-_LENGTH: Final = re.compile(r"([1-9]\d{0,5})([mhd])")
-_SECONDS: Final = {"m": 60, "h": 3_600, "d": 86_400}
 
 app = typer.Typer(invoke_without_command=True)
 
@@ -117,7 +114,7 @@ def ack(
 ) -> None:
     """Says who looks after an alert. It stays open until its reason is gone."""
     with errors(), House(settings_of(ctx)) as house:
-        told = AlertDesk(house, EVERYTHING).acknowledge(alert, by or user_name(), note)
+        told = AlertDesk(house, EVERYTHING, user_name()).acknowledge(alert, by or user_name(), note)
     out.print(f"acknowledged by {told['acknowledged_by']}: {told['summary']}", markup=False, soft_wrap=True)
 
 
@@ -136,9 +133,9 @@ def silence(
     """Keeps alerts quiet for a while: listed as ever, not posted. What was posted before is told to its end."""
     if subject is not None and budget is not None:
         raise typer.BadParameter("give one of the two", param_hint="--subject / --budget")
-    until_us = now_us() + _length_us(length)
+    until_us = now_us() + length_us(length, "--for")
     with errors(), House(settings_of(ctx)) as house:
-        made = AlertDesk(house, EVERYTHING).silence(
+        made = AlertDesk(house, EVERYTHING, user_name()).silence(
             subject or budget, None if kind is None else kind.value, (None, until_us), by or user_name(), reason
         )
     out.print(f"silence {made['id']} until {tables.shown_time(made['until'])}", markup=False, soft_wrap=True)
@@ -173,15 +170,8 @@ def unsilence(
 ) -> None:
     """Ends a silence now. What it kept quiet is not posted later."""
     with errors(), House(settings_of(ctx)) as house:
-        AlertDesk(house, EVERYTHING).end_silence(silence_id)
+        AlertDesk(house, EVERYTHING, user_name()).end_silence(silence_id)
     out.print(f"silence {silence_id} is over", markup=False)
-
-
-def _length_us(text: str) -> int:
-    found = _LENGTH.fullmatch(text)
-    if found is None:
-        raise typer.BadParameter("write a number and m, h or d: 30m, 2h, 3d", param_hint="--for")
-    return int(found[1]) * _SECONDS[found[2]] * 1_000_000
 
 
 def add_to(program: typer.Typer) -> None:

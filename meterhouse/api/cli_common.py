@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import logging
+import re
 import signal
 import sys
 import threading
@@ -23,27 +24,33 @@ from meterhouse.api.alert_desk import NoSuch
 from meterhouse.api.clock import BadTime, parse_time
 from meterhouse.api.figures import Span
 from meterhouse.api.metrics_server import MetricsError
+from meterhouse.api.pages import ListingGone
 from meterhouse.api.settings import Settings
 from meterhouse.ingest.log import LogError
 from meterhouse.streams.alerts import ChannelMissing, OutboxUnavailable
 from meterhouse.streams.budget_desk import BudgetWorkerStopped
 from meterhouse.streams.ledger import LedgerUnavailable
 from meterhouse.streams.meter import MeterStopped
+from meterhouse.warehouse.audit import BadDeed
 from meterhouse.warehouse.control import ControlConflict, ControlUnavailable
 from meterhouse.warehouse.database import DatabaseTooNew
 from meterhouse.warehouse.lake import LakeError
 from meterhouse.warehouse.reports.errors import BooksError, ReportError
+from meterhouse.warehouse.reports.groups import Filters
 
 FAILED: Final = 1
 WRONG_USE: Final = 2
 
 _FAILURES: Final = (
     LogError, LakeError, LedgerUnavailable, MeterStopped, BudgetWorkerStopped, OutboxUnavailable, ControlConflict,
-    ControlUnavailable, DatabaseTooNew, BooksError, MetricsError, ChannelMissing, NoSuch,
+    ControlUnavailable, DatabaseTooNew, BooksError, MetricsError, ChannelMissing, NoSuch, ListingGone,
 )  # fmt: skip
 
 FILE_WIDTH: Final = 160
 """Columns of a table that goes to a file or a pipe."""
+
+_LENGTH: Final = re.compile(r"(\d{1,6})([mhd])", re.ASCII)
+_SECONDS: Final = {"m": 60, "h": 3_600, "d": 86_400}
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -63,6 +70,14 @@ FromOption = Annotated[
 ToOption = Annotated[str | None, typer.Option("--to", metavar="TIME", help="End, excluded: RFC 3339, or a date (UTC).")]
 LimitOption = Annotated[int, typer.Option(min=1, max=1_000, help="At most so many.")]
 ByOption = Annotated[str | None, typer.Option(help="Who does it. (Default: the user of this machine.)")]
+WhereOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="Only this tenant, org_unit, cost_center, application, environment, model, provider or operation; may be"
+        " given again. An empty value: those without one.",
+    ),
+]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print it.")]
 
 
@@ -88,7 +103,7 @@ def errors() -> Iterator[None]:
     """Turns errors that a person can mend into one clear message and an exit code."""
     try:
         yield
-    except (ReportError, BadTime) as wrong:
+    except (ReportError, BadTime, BadDeed) as wrong:
         fail(str(wrong), WRONG_USE)
     except _FAILURES as failed:
         fail(str(failed), FAILED)
@@ -108,6 +123,33 @@ def time_of(text: str | None, option: str) -> int | None:
 
 def span_of(from_: str | None, to: str | None) -> Span:
     return Span(time_of(from_, "--from"), time_of(to, "--to"))
+
+
+def where_of(texts: Sequence[str] | None) -> Filters:
+    """Filters of `NAME=VALUE`. Values of one name are alternatives; reports say which names there are."""
+    found: dict[str, list[str | None]] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{text!r} has no `=`: write tenant=acme-retail", param_hint="--where")
+        found.setdefault(name, []).append(value or None)
+    return found
+
+
+def note_as_of(report: Mapping[str, Any]) -> None:
+    """A line below a table: what its figures include."""
+    as_of = report["as_of"]
+    lag = "unknown" if as_of["lag_seconds"] is None else f"{as_of['lag_seconds']:.1f} s"
+    watermark = tables.shown_time(as_of["watermark"] or "(unknown)")
+    out.print(f"as of snapshot {as_of['snapshot']}, events that arrived before {watermark}, lag {lag}", style="dim")
+
+
+def length_us(text: str, option: str) -> int:
+    """A length of time, microseconds: 30m, 2h, 3d."""
+    found = _LENGTH.fullmatch(text)
+    if found is None:
+        raise typer.BadParameter("write a number and m, h or d: 30m, 2h, 3d", param_hint=option)
+    return int(found[1]) * _SECONDS[found[2]] * 1_000_000
 
 
 def emit(form: Format, report: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> bool:

@@ -16,12 +16,13 @@ from meterhouse.api.cli_common import (
     ToOption,
     emit,
     errors,
+    note_as_of,
     out,
     register,
     settings_of,
     span_of,
 )
-from meterhouse.api.cli_reports import note, range_of
+from meterhouse.api.cli_reports import range_of
 from meterhouse.api.figures import Json, Reports, names_of
 from meterhouse.api.wiring import House
 from meterhouse.streams.bill_change import PARTS
@@ -58,7 +59,7 @@ def org_tree(
             branch.add(f"{_escaped(tenant['tenant'])}  {tables.shown_money(tenant['cost'])}")
     out.print(f"Chargeback by org unit, {report['currency']}, {range_of(report)}", style="bold")
     out.print(drawn[0])
-    note(report)
+    note_as_of(report)
 
 
 def compare(
@@ -81,7 +82,7 @@ def compare(
 
     title = f"Chargeback, {report['currency']}, {range_of(report)} against {range_of(report['compared_with'])}"
     out.print(tables.table(title, [row(line) for line in report["lines"]], total=row(report["total"]), console=out))
-    note(report)
+    note_as_of(report)
 
 
 def explain(
@@ -108,7 +109,7 @@ def explain(
     title = f"Why the bill changed, {report['currency']}, {range_of(report)} from {range_of(report['compared_with'])}"
     rows = [row(line) for line in report["lines"]]
     out.print(tables.table(title, rows, total=row(report), may_go=("provider", "before", "now"), console=out))
-    note(report)
+    note_as_of(report)
 
 
 def forecast(
@@ -125,7 +126,7 @@ def forecast(
         return
     title = f"Forecast, {report['currency']}, {range_of(report)}, made {tables.shown_time(report['at'])}"
     out.print(tables.table(title, report["lines"], total=report["total"], console=out))
-    note(report)
+    note_as_of(report)
 
 
 def _made(ctx: typer.Context, ask: Callable[[Reports], Json]) -> Json:

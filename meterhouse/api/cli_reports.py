@@ -14,13 +14,16 @@ from meterhouse.api.cli_common import (
     FormatOption,
     FromOption,
     ToOption,
+    WhereOption,
     emit,
     err,
     errors,
+    note_as_of,
     out,
     register,
     settings_of,
     span_of,
+    where_of,
 )
 from meterhouse.api.figures import Json, Reports, Span, names_of
 from meterhouse.api.wiring import House
@@ -55,12 +58,13 @@ def chargeback(
     from_: FromOption = None,
     to: ToOption = None,
     group_by: GroupByOption = "tenant,model",
+    where: WhereOption = None,
     form: FormatOption = Format.table,
 ) -> None:
     """What was billed, per group, exactly. Without a range: the current month (UTC)."""
-    span = span_of(from_, to)
+    span, filters = span_of(from_, to), where_of(where)
     with errors(), House(settings_of(ctx)) as house:
-        report = Reports(house, EVERYTHING).chargeback(span, names_of(group_by), {})
+        report = Reports(house, EVERYTHING).chargeback(span, names_of(group_by), filters)
     if not emit(form, report, report["lines"]):
         show_chargeback(report)
 
@@ -68,7 +72,7 @@ def chargeback(
 def show_chargeback(report: Json) -> None:
     title = f"Chargeback, {report['currency']}, {range_of(report)}"
     out.print(tables.table(title, report["lines"], total=report["total"], may_go=_LESS_TOLD, console=out))
-    note(report)
+    note_as_of(report)
 
 
 def usage(
@@ -76,17 +80,18 @@ def usage(
     from_: FromOption = None,
     to: ToOption = None,
     group_by: GroupByOption = "",
+    where: WhereOption = None,
     every: Annotated[Bucket, typer.Option(help="Width of a bucket.")] = Bucket.day,
     form: FormatOption = Format.table,
 ) -> None:
     """Requests by status and tokens of every request, in buckets of time. Without a range: the current month (UTC)."""
-    span = span_of(from_, to)
+    span, filters = span_of(from_, to), where_of(where)
     with errors(), House(settings_of(ctx)) as house:
-        report = Reports(house, EVERYTHING).usage(span, every.value, names_of(group_by), {})
+        report = Reports(house, EVERYTHING).usage(span, every.value, names_of(group_by), filters)
     if not emit(form, report, report["lines"]):
         title = f"Usage per {report['every']}, {range_of(report)}"
         out.print(tables.table(title, report["lines"], total=report["total"], may_go=_LESS_TOLD, console=out))
-        note(report)
+        note_as_of(report)
 
 
 def slo(ctx: typer.Context, from_: FromOption = None, to: ToOption = None, form: FormatOption = Format.table) -> None:
@@ -121,7 +126,7 @@ def show_slo(report: Json) -> None:
     out.print(
         tables.table("Service level objectives", rows, may_go=("burn 1d", "ttft p95 ms", "good", "p50 ms"), console=out)
     )
-    note(report)
+    note_as_of(report)
 
 
 def budgets(
@@ -150,7 +155,7 @@ def show_budgets(report: Json) -> None:
         for line in report["budgets"]
     ]
     out.print(tables.table("Budgets", rows, may_go=("then", "remaining", "crossed %", "forecast"), console=out))
-    note(report)
+    note_as_of(report)
 
 
 def verify(
@@ -186,18 +191,11 @@ def show_laws(report: Json) -> None:
     for law in laws:
         for row in law["rows"]:
             out.print(f"  law {law['law']}, {law['name']}: {row}", markup=False, soft_wrap=True)
-    note(report)
+    note_as_of(report)
 
 
 def range_of(report: Json) -> str:
     return f"{tables.shown_time(report['from'])} ‥ {tables.shown_time(report['to'])}"
-
-
-def note(report: Json) -> None:
-    as_of = report["as_of"]
-    lag = "unknown" if as_of["lag_seconds"] is None else f"{as_of['lag_seconds']:.1f} s"
-    watermark = tables.shown_time(as_of["watermark"] or "(unknown)")
-    out.print(f"as of snapshot {as_of['snapshot']}, events that arrived before {watermark}, lag {lag}", style="dim")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
@@ -25,17 +25,16 @@ from meterhouse.api.cli_common import (
     say_connections,
     settings_of,
     stopped_by_signals,
+    user_name,
 )
 from meterhouse.api.clock import now_us
 from meterhouse.api.metrics_server import serving_metrics
-from meterhouse.api.settings import Settings
+from meterhouse.api.settings import LOOPBACK, Settings
 from meterhouse.api.wiring import House
 from meterhouse.api.workers import Workers
 from meterhouse.streams.meter import Progress
 from meterhouse.warehouse.control_file import parse
 from meterhouse.warehouse.control_plan import Plan, plan
-
-LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 def apply(
@@ -55,7 +54,7 @@ def apply_file(house: House, file: Path, *, quiet: bool = False) -> None:
     if made.problems:
         problems = "\n".join(f"  {problem}" for problem in made.problems)
         fail(f"{file} is refused and nothing was changed:\n{problems}", WRONG_USE)
-    version = house.control.apply(made, now_us())
+    version = house.control.apply(made, now_us(), user_name())
     if not quiet:
         _show_changes(made, version)
 
@@ -102,7 +101,9 @@ def run_workers(house: House, stop: threading.Event, *, until_idle: bool) -> int
 
 def serve(
     ctx: typer.Context,
-    host: Annotated[str | None, typer.Option(help="Address to bind; loopback only. (Default: 127.0.0.1.)")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to bind; beyond loopback with keys only. (Default: 127.0.0.1.)")
+    ] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port; 0: any free one. (Default: 8080.)")] = None,
 ) -> None:
     """Serves the HTTP API (documentation at /docs), until Ctrl-C. With the embedded log the workers run beside it; with
@@ -110,8 +111,6 @@ def serve(
     settings = settings_of(ctx)
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = settings.model_copy(update=given)
-    if settings.host not in LOOPBACK:
-        fail(f"serve binds loopback only until there is authentication: {settings.host} is not", WRONG_USE)
     say_connections(settings)
     with errors(), House(settings, writer=settings.kafka_bootstrap is None) as house, serving_metrics(house):
         serve_house(house, settings)
@@ -123,6 +122,7 @@ def serve_house(house: House, settings: Settings) -> None:
     from meterhouse.api.app import create_app
     from meterhouse.api.server import Server
 
+    check_authentication(house, settings)
     with ExitStack() as parts:
         stop = parts.enter_context(stopped_by_signals())
         run: Callable[[], object] = stop.wait
@@ -133,14 +133,27 @@ def serve_house(house: House, settings: Settings) -> None:
         working = pool.submit(run)
         parts.callback(stop.set)  # before the pool waits for them
         app = create_app(house, workers_alive=lambda: not working.done())
-        server = Server(app, settings.host, settings.port)
+        server = Server(app, settings)
         working.add_done_callback(lambda _: setattr(server, "should_exit", True))
         bound = listen(settings)
         port = bound.getsockname()[1]
-        err.print(f"serving http://{settings.host}:{port} (documentation at /docs); Ctrl-C stops", soft_wrap=True)
+        scheme = "http" if settings.tls_cert is None else "https"
+        err.print(f"serving {scheme}://{settings.host}:{port} (documentation at /docs); Ctrl-C stops", soft_wrap=True)
         server.run([bound])
         stop.set()
         working.result()
+
+
+def check_authentication(house: House, settings: Settings) -> None:
+    """Beyond this machine nobody is served who does not say who they are."""
+    if settings.host in LOOPBACK or house.authentication.is_on:
+        return
+    how = "METERHOUSE_AUTH is off: unset it" if settings.auth == "off" else "there is no API key yet"
+    fail(
+        f"{settings.host} is reached from other machines, and authentication is off ({how}). Make the first key with"
+        " `meterhouse keys create --role admin`, or configure METERHOUSE_OIDC_ISSUER; or bind 127.0.0.1",
+        WRONG_USE,
+    )
 
 
 def listen(settings: Settings) -> socket.socket:

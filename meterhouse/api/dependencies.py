@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final, TypeVar
 
@@ -13,11 +14,18 @@ from meterhouse.api.auth.guard import CallerOf
 from meterhouse.api.clock import BadTime, parse_time
 from meterhouse.api.figures import Reports, Span
 from meterhouse.api.ingest import Ingest
+from meterhouse.api.pages import MAX_PAGE, MAX_TOKEN, Page
 from meterhouse.api.problems import Problem
 from meterhouse.api.wiring import House
+from meterhouse.warehouse.reports.groups import Filters
 
 MAX_FORM_BYTES: Final = 16 * 2**10
 """A few texts of 500 characters, however they are escaped."""
+
+PAGE: Final = 100
+"""Lines of a page where `limit` does not say."""
+BODY_S: Final = 30.0
+"""Seconds for a body to come: 4 MiB at 140 kB/s. Who sends a byte now and then would hold a connection for ever."""
 
 SCHEMA_REF: Final = "#/components/schemas/{model}"
 
@@ -40,8 +48,8 @@ async def reports(request: Request, who: CallerOf) -> Reports:
     return shared.seen_by(who.view)
 
 
-async def ingest(request: Request) -> Ingest:
-    return Ingest(await house(request))
+async def ingest(request: Request, who: CallerOf) -> Ingest:
+    return Ingest(await house(request), who.view)
 
 
 def _time(text: str | None, name: str) -> int | None:
@@ -72,24 +80,65 @@ def span(
     return Span(_time(from_, "from"), _time(to, "to"))
 
 
-def filters(
-    tenant: Annotated[list[str] | None, Query(description="only these tenants")] = None,
-    application: Annotated[list[str] | None, Query(description="only these applications")] = None,
-    model: Annotated[list[str] | None, Query(description="only these models")] = None,
-) -> dict[str, list[str]]:
-    given = {"tenant": tenant, "application": application, "model": model}
-    return {name: values for name, values in given.items() if values}
+def _only(what: str) -> Any:
+    return Query(description=f"only these {what}; empty: those without one")
+
+
+Values = list[str] | None
+
+
+async def _whose(
+    tenant: Annotated[Values, Query(description="only these tenants")] = None,
+    org_unit: Annotated[
+        Values, _only("org units, each with all below it; a path (`group/consumer`) names one too")
+    ] = None,
+    cost_center: Annotated[Values, _only("cost centers")] = None,
+    application: Annotated[Values, Query(description="only these applications")] = None,
+) -> dict[str, Values]:
+    return {"tenant": tenant, "org_unit": org_unit, "cost_center": cost_center, "application": application}
+
+
+async def _what(
+    environment: Annotated[Values, _only("environments")] = None,
+    model: Annotated[Values, Query(description="only these models")] = None,
+    provider: Annotated[Values, Query(description="only these providers")] = None,
+    operation: Annotated[Values, _only("operations")] = None,
+) -> dict[str, Values]:
+    return {"environment": environment, "model": model, "provider": provider, "operation": operation}
+
+
+async def filters(
+    whose: Annotated[dict[str, Values], Depends(_whose)], what: Annotated[dict[str, Values], Depends(_what)]
+) -> Filters:
+    given = {**whose, **what}
+    return {name: [value or None for value in values] for name, values in given.items() if values}
+
+
+async def page(
+    limit: Annotated[
+        int | None, Query(ge=1, le=MAX_PAGE, description="lines of a page; without it and `after`: all at once")
+    ] = None,
+    after: Annotated[
+        str | None,
+        Query(max_length=MAX_TOKEN, description="`next` of the page before; all else but `limit` must be as it was"),
+    ] = None,
+) -> Page | None:
+    return None if limit is None and after is None else Page(limit or PAGE, after)
 
 
 async def read_body(request: Request, limit: int, what: str) -> bytes:
     """The whole body, read no further than `limit` bytes; `what` says what to do where it has more."""
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise Problem("too-large", f"A body may have {limit:,} bytes. {what}")
-        chunks.append(chunk)
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise Problem("too-large", f"A body may have {limit:,} bytes. {what}")
+                chunks.append(chunk)
+    except TimeoutError:
+        raise Problem("too-slow", f"The body did not come within {BODY_S:.0f} s. Send it again, or less.") from None
     return b"".join(chunks)
 
 
@@ -121,4 +170,5 @@ ReportsOf = Annotated[Reports, Depends(reports)]
 IngestOf = Annotated[Ingest, Depends(ingest)]
 SpanOf = Annotated[Span, Depends(span)]
 LimitOf = Annotated[int, Query(ge=1, le=1_000, description="a page has at most so many")]
-FiltersOf = Annotated[dict[str, list[str]], Depends(filters)]
+PageOf = Annotated[Page | None, Depends(page)]
+FiltersOf = Annotated[Filters, Depends(filters)]

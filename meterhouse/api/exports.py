@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -13,7 +13,7 @@ from meterhouse.api.figures import Reports, Span
 from meterhouse.warehouse.audit import Deed
 from meterhouse.warehouse.reports.focus import FocusExport
 from meterhouse.warehouse.reports.focus_files import csv_pieces, facts, parquet_pieces
-from meterhouse.warehouse.reports.groups import datetime_of
+from meterhouse.warehouse.reports.groups import Filters, datetime_of
 from meterhouse.warehouse.reports.to_json import rfc3339
 
 
@@ -43,7 +43,7 @@ class FocusFile:
     actor: str
     span: Span
     form: Form
-    filters: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    filters: Filters = field(default_factory=dict)
     export: FocusExport | None = None  # once it is under way
 
     def pieces(self) -> Iterator[bytes]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from meterhouse.api.alert_desk import NoSuch
 from meterhouse.api.clock import now_us
+from meterhouse.api.pages import Asked, Page, Pages, Reached, Standing
 from meterhouse.api.wiring import House
 from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, EventLog, whole_topic
 from meterhouse.streams.budget import BudgetTable, BudgetTotal
@@ -23,17 +25,18 @@ from meterhouse.warehouse.reports.change_json import (
     forecasts_json,
     org_tree_json,
 )
-from meterhouse.warehouse.reports.chargeback import chargeback, default_range
+from meterhouse.warehouse.reports.chargeback import Chargeback, chargeback, default_range
+from meterhouse.warehouse.reports.charges import Charge, ChargePlace, Wanted, charge_at, charges
 from meterhouse.warehouse.reports.comparison import comparison, explanation
 from meterhouse.warehouse.reports.focus import FocusExport, focus
 from meterhouse.warehouse.reports.focus_query import BillingAccount, FocusQuery
 from meterhouse.warehouse.reports.forecasts import forecasts
-from meterhouse.warehouse.reports.groups import Selection
+from meterhouse.warehouse.reports.groups import Filters, Selection
 from meterhouse.warehouse.reports.org_tree import org_tree
 from meterhouse.warehouse.reports.rejects import Place, RejectFilter, RejectLine, Rejects, rejects
 from meterhouse.warehouse.reports.slo import slo
-from meterhouse.warehouse.reports.to_json import rfc3339, to_json
-from meterhouse.warehouse.reports.usage import Every, usage
+from meterhouse.warehouse.reports.to_json import charge_json, rfc3339, to_json
+from meterhouse.warehouse.reports.usage import Every, Usage, usage
 from meterhouse.warehouse.verify import verify
 from meterhouse.warehouse.view import View
 
@@ -93,17 +96,77 @@ class Reports:
     def _control(self) -> Snapshot:
         return self._view.cut(self._house.control.snapshot())
 
-    def chargeback(self, span: Span, group_by: Sequence[str], filters: Mapping[str, Sequence[str]]) -> Json:
-        fresh = self.freshness()
-        selection = Selection(*span.or_month(fresh.read_at_us), filters)
-        return to_json(chargeback(self._books, self._with_every_card(), selection, group_by, fresh))
+    def chargeback(self, span: Span, group_by: Sequence[str], filters: Filters, page: Page | None = None) -> Json:
+        """All lines, or a page of them."""
+        control = self._with_every_card()
 
-    def usage(self, span: Span, every: Every, group_by: Sequence[str], filters: Mapping[str, Sequence[str]]) -> Json:
-        fresh = self.freshness()
-        selection = Selection(*span.or_month(fresh.read_at_us), filters)
-        return to_json(usage(self._books, self._control, selection, group_by, every, fresh))
+        def read(books: Books, fresh: Freshness) -> Chargeback:
+            selection = Selection(*span.or_month(fresh.read_at_us), filters)
+            return chargeback(books, control, selection, group_by, fresh)
 
-    def focus(self, span: Span, filters: Mapping[str, Sequence[str]]) -> AbstractContextManager[FocusExport]:
+        return self._lines(read, self._asked("chargeback", span, filters, group_by), page)
+
+    def usage(
+        self, span: Span, every: Every, group_by: Sequence[str], filters: Filters, page: Page | None = None
+    ) -> Json:
+        """All lines, or a page of them."""
+        control = self._control
+
+        def read(books: Books, fresh: Freshness) -> Usage:
+            selection = Selection(*span.or_month(fresh.read_at_us), filters)
+            return usage(books, control, selection, group_by, every, fresh)
+
+        return self._lines(read, self._asked(f"usage {every}", span, filters, group_by), page)
+
+    def charges(self, span: Span, filters: Filters, kind: str | None, page: Page) -> Json:
+        """A page of the charges behind a chargeback's line."""
+        control = self._with_every_card()
+
+        def read(at: Standing) -> tuple[Json, Reached | None]:
+            selection = Selection(*span.or_month(at.freshness.read_at_us), filters)
+            after = ChargePlace(*at.after) if at.after else None
+            report = charges(at.books, control, Wanted(selection, kind, after, at.limit), at.freshness)
+            return to_json(report), report.next
+
+        return self._pages.page(self._asked(f"charges {kind}", span, filters), page, self._view, self.freshness, read)
+
+    def charge(self, partition: int, offset: int, index: int) -> Json:
+        """One charge and where its record is. Raises NoSuch: there is none, or it is not seen."""
+        control = self._with_every_card()
+        found = charge_at(self._books, control, partition, offset, index)
+        if found is None:
+            raise NoSuch("There is no such charge. `GET /v1/charges` lists them.")
+        return {
+            "currency": control.currency,
+            "charge": charge_json(found),
+            "record": record_json(self._house.log, found),
+        }
+
+    def _lines(self, read: Callable[[Books, Freshness], Chargeback | Usage], asked: Asked, page: Page | None) -> Json:
+        if page is None:
+            return to_json(read(self._books, self.freshness()))
+
+        def cut(at: Standing) -> tuple[Json, Reached | None]:
+            # In one snapshot the lines are the same at each page, so their number is a place. That all are worked out
+            # for each page is what checks them against the total.
+            report: Any = read(at.books, at.freshness)
+            first = at.after[0] if at.after else 0
+            last = first + at.limit
+            part = replace(report, lines=report.lines[first:last])
+            return to_json(part), (last,) if last < len(report.lines) else None
+
+        return self._pages.page(asked, page, self._view, self.freshness, cut)
+
+    def _asked(self, what: str, span: Span, filters: Filters, group_by: Sequence[str] = ()) -> Asked:
+        by_place = {"org_unit", "cost_center"} & {*group_by, *filters}
+        query = (what, span, tuple(group_by), sorted((name, tuple(values)) for name, values in filters.items()))
+        return Asked(query, self._control.version if by_place else None)
+
+    @property
+    def _pages(self) -> Pages:
+        return Pages(self._house.lake, self._house.listings)
+
+    def focus(self, span: Span, filters: Filters) -> AbstractContextManager[FocusExport]:
         """A FOCUS export, read while the context lasts. Without a range: the current month (UTC)."""
         fresh, settings = self.freshness(), self._house.settings
         selection = Selection(*span.or_month(fresh.read_at_us), filters)
@@ -122,22 +185,22 @@ class Reports:
         between = span.or_none(fresh.read_at_us)
         return to_json(budgets(self._books, self._control, fresh.read_at_us, between, fresh))
 
-    def org_tree(self, span: Span, filters: Mapping[str, Sequence[str]]) -> Json:
+    def org_tree(self, span: Span, filters: Filters) -> Json:
         fresh = self.freshness()
         selection = Selection(*span.or_month(fresh.read_at_us), filters)
         return org_tree_json(org_tree(self._books, self._with_every_card(), selection, fresh))
 
-    def comparison(self, span: Span, group_by: Sequence[str], filters: Mapping[str, Sequence[str]]) -> Json:
+    def comparison(self, span: Span, group_by: Sequence[str], filters: Filters) -> Json:
         fresh = self.freshness()
         selection = Selection(*span.or_month(fresh.read_at_us), filters)
         return comparison_json(comparison(self._books, self._with_every_card(), selection, group_by, fresh))
 
-    def explanation(self, span: Span, filters: Mapping[str, Sequence[str]]) -> Json:
+    def explanation(self, span: Span, filters: Filters) -> Json:
         fresh = self.freshness()
         selection = Selection(*span.or_month(fresh.read_at_us), filters)
         return explanation_json(explanation(self._books, self._with_every_card(), selection, fresh))
 
-    def forecast(self, span: Span, group_by: Sequence[str], filters: Mapping[str, Sequence[str]]) -> Json:
+    def forecast(self, span: Span, group_by: Sequence[str], filters: Filters) -> Json:
         fresh = self.freshness()
         selection = Selection(*span.or_month(fresh.read_at_us), filters)
         snapshot = self._with_every_card()
@@ -217,6 +280,23 @@ def place_of(line: RejectLine) -> RejectPlace:
 
 def _is_done(resolution: Resolution | None) -> bool:
     return resolution is not None and resolution.state == "done"
+
+
+def record_json(log: EventLog, charge: Charge) -> Json:
+    """Where a charge's record is, and how large; not what it says, which may be a prompt."""
+    _, partition, offset, index = charge.place
+    kept = log.begin_offsets(USAGE_EVENTS).get(partition, 0) <= offset < log.end_offsets(USAGE_EVENTS).get(partition, 0)
+    records = log.read(USAGE_EVENTS, partition, offset, 1) if kept else None
+    size = len(records.values[0] or b"") if records and records.offsets[0] == offset else None
+    return {
+        "topic": USAGE_EVENTS,
+        "partition": partition,
+        "offset": offset,
+        "index": index,
+        "arrived": rfc3339(charge.arrived_us),
+        "kept": size is not None,
+        "bytes": size,
+    }
 
 
 _STATES: Final = {"requeue": "requeued", "repair": "repaired", "discard": "discarded"}

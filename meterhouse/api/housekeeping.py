@@ -4,13 +4,14 @@ one at a time does it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import structlog
 
 from meterhouse.ingest.log import USAGE_EVENTS, EventLog
 from meterhouse.ingest.sqlite_log import SqliteLog
 from meterhouse.streams.ledger import Ledger, LedgerUnavailable
+from meterhouse.warehouse.control import ControlUnavailable
 from meterhouse.warehouse.lake import Lake
 from meterhouse.warehouse.maintenance import maintain
 
@@ -18,11 +19,24 @@ _log = structlog.get_logger("meterhouse.housekeeping")
 
 
 class Housekeeping:
-    """Does its round every `every_s` seconds of commits; a round that is not due costs a look at the clock."""
+    """Does its round every `every_s` seconds of commits; a round that is not due costs a look at the clock.
 
-    def __init__(self, *, every_s: float, lake: Lake, ledger: Ledger, log: EventLog, clock: Callable[[], int]) -> None:
+    `held(now_us)`: the lake snapshots that listings are read from, which stay.
+    """
+
+    def __init__(
+        self,
+        *,
+        every_s: float,
+        lake: Lake,
+        ledger: Ledger,
+        log: EventLog,
+        clock: Callable[[], int],
+        held: Callable[[int], Collection[int]],
+    ) -> None:
         self._every_us = int(every_s * 1e6)
         self._lake, self._ledger, self._log, self._clock = lake, ledger, log, clock
+        self._held = held
         self._last_us = clock()
 
     def between_commits(self) -> None:
@@ -33,7 +47,12 @@ class Housekeeping:
             self.round(now_us)
 
     def round(self, now_us: int) -> None:
-        report = maintain(self._lake, now_us)
+        try:
+            held = self._held(now_us)
+        except ControlUnavailable as trouble:
+            _log.warning("the lake was not maintained: who reads what of it is not known", reason=str(trouble))
+            return
+        report = maintain(self._lake, now_us, held=held)
         removed = 0
         if isinstance(self._log, SqliteLog):
             try:

@@ -26,6 +26,7 @@ TYPES: Final[Mapping[str, tuple[int, str]]] = {
     "not-found": (404, "There is nothing here"),
     "method-not-allowed": (405, "The method is not allowed here"),
     "not-acceptable": (406, "There is no such form of it"),
+    "too-slow": (408, "The body did not come in time"),
     "conflict": (409, "It was done otherwise before"),
     "gone": (410, "It is no longer there"),
     "too-large": (413, "The body is too large"),

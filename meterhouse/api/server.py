@@ -8,6 +8,8 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
+from meterhouse.api.heads import BoundedHeads
+from meterhouse.api.settings import Settings
 from meterhouse.api.streams import Streams
 
 GRACE_S: Final = 3
@@ -18,11 +20,13 @@ cut off then."""
 class Server(uvicorn.Server):
     """Ends without waiting for streams, which would not end by themselves."""
 
-    def __init__(self, app: FastAPI, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
         super().__init__(
             uvicorn.Config(
-                app, host=host, port=port, log_level="warning", lifespan="off", timeout_graceful_shutdown=GRACE_S,
-                access_log=False,
+                app, host=settings.host, port=settings.port, log_level="warning", lifespan="off",
+                timeout_graceful_shutdown=GRACE_S, access_log=False, server_header=False,
+                http=BoundedHeads,
+                ssl_certfile=settings.tls_cert, ssl_keyfile=settings.tls_key,
             )
         )  # fmt: skip
         streams = app.state.streams

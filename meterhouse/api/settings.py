@@ -5,16 +5,30 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from meterhouse.api.auth.caller import Family
 
 _S3_PREFIX: Final = "METERHOUSE_S3_"
 _CLIENT_OPTIONS: Final = ("security.", "sasl.", "ssl.", "enable.ssl.", "https.ca.", "socket.", "broker.", "client.")
 """What the options of Kafka's client that an operator may set begin with: how to reach the cluster, and as whom."""
+_SIGNATURES: Final = frozenset(
+    {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+)
+"""Of key pairs only: a shared secret would let whoever can check a token make one."""
+_RATE: Final = re.compile("[1-9][0-9]{0,6}")
+RATES: Final = "ingest=60000 admissions=600000 reports=600 exports=60"
+"""Ten times what a busy gateway sends in bodies of one event; admissions come with each of its requests, and nothing
+that a person or a nightly program does comes near the others."""
 _S3_PLACE: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_.-]+)+/?")
+
+
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+"""Names of this machine that nobody else reaches."""
 
 
 class Settings(BaseSettings):
@@ -72,12 +86,25 @@ class Settings(BaseSettings):
     apprise_urls: SecretStr | None = Field(
         None, description="addresses of services that Apprise reaches, blanks between them; alerts go to each"
     )
-    host: str = Field("127.0.0.1", description="address that serve binds; loopback only until there is authentication")
+    host: str = Field("127.0.0.1", description="address that serve binds; beyond loopback only with authentication")
     port: int = Field(8080, ge=0, le=65_535)
     billing_account: str = Field("meterhouse", min_length=1, max_length=200, description="BillingAccountId of exports")
     billing_account_name: str = Field(
         "Meterhouse", min_length=1, max_length=200, description="who bills the tenants: BillingAccountName of exports"
     )
+    tls_cert: FilePath | None = Field(None, description="PEM file of serve's certificate and those above it")
+    tls_key: FilePath | None = Field(None, description="PEM file of its private key")
+    auth: Literal["auto", "on", "off"] = Field(
+        "auto", description="whether callers say who they are; auto: once there is a key or an issuer"
+    )
+    oidc_issuer: str | None = Field(None, description="https:// of an OpenID Connect issuer whose tokens are taken")
+    oidc_audience: str | None = Field(None, min_length=1, description="what those tokens must be for")
+    oidc_jwks_url: str | None = Field(None, description="https:// of its keys; unset: its discovery document says it")
+    oidc_algorithms: str = Field("RS256 ES256", description="signatures that are taken, blanks between them")
+    oidc_clock_skew_s: int = Field(60, ge=0, le=300, description="how far the issuer's clock may be from ours")
+    oidc_role_claim: str = Field("meterhouse_role", min_length=1, description="the claim that names the role")
+    oidc_grants_claim: str = Field("meterhouse_grants", min_length=1, description="and its tenants, a list")
+    rate_per_minute: str = Field(RATES, description="most requests a minute and caller, by family, blanks between them")
     gates: int = Field(1, ge=1, le=10_000, description="how many gates admit against the same budgets, serve's too")
     max_body_bytes: int = Field(4 * 2**20, gt=0, description="largest HTTP body: about 10,000 events")
 
@@ -128,6 +155,42 @@ class Settings(BaseSettings):
                 raise ValueError("write http://host:port, or https://host with its prefix, without user or password")
         return url
 
+    @field_validator("oidc_issuer", "oidc_jwks_url")
+    @classmethod
+    def _is_issuer(cls, url: str | None) -> str | None:
+        if url is not None:
+            parts = urlsplit(url)
+            safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
+            if not safe or not parts.hostname or "@" in parts.netloc or parts.fragment:
+                raise ValueError("write https://host/path as the issuer does (http:// on this machine only)")
+        return url
+
+    @field_validator("oidc_algorithms")
+    @classmethod
+    def _are_signatures(cls, text: str) -> str:
+        if not text.split() or set(text.split()) - _SIGNATURES:
+            raise ValueError(
+                f"write some of {' '.join(sorted(_SIGNATURES))}: with HS* whoever can check a token can make one, and"
+                " `none` is no signature"
+            )
+        return text
+
+    @field_validator("rate_per_minute")
+    @classmethod
+    def _are_rates(cls, text: str) -> str:
+        parse_rates(text)
+        return text
+
+    @model_validator(mode="after")
+    def _know_the_issuer(self) -> Self:
+        if (self.oidc_issuer is None) != (self.oidc_audience is None):
+            raise ValueError("set METERHOUSE_OIDC_ISSUER and METERHOUSE_OIDC_AUDIENCE both, or neither")
+        if self.oidc_jwks_url is not None and self.oidc_issuer is None:
+            raise ValueError("METERHOUSE_OIDC_JWKS_URL is set without METERHOUSE_OIDC_ISSUER: set it too")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("set METERHOUSE_TLS_CERT and METERHOUSE_TLS_KEY both, or neither")
+        return self
+
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         keys = {"ACCESS_KEY": self.s3_access_key, "SECRET_KEY": self.s3_secret_key}
@@ -149,6 +212,10 @@ class Settings(BaseSettings):
     def client_options(self) -> dict[str, str]:
         """What `kafka_options` says, for every client of Kafka. Holds secrets."""
         return parse_options(self.kafka_options.get_secret_value()) if self.kafka_options else {}
+
+    def rates(self) -> dict[str, int]:
+        """What `rate_per_minute` says, with the default where it says nothing."""
+        return parse_rates(RATES) | parse_rates(self.rate_per_minute)
 
     def connections(self) -> str:
         """What this process is connected to, in two lines without secrets: log and control data, then the lake."""
@@ -200,6 +267,17 @@ def parse_options(text: str) -> dict[str, str]:
             )
         options[key] = value
     return options
+
+
+def parse_rates(text: str) -> dict[str, int]:
+    """`family=number` pairs between blanks. Raises ValueError."""
+    rates = {}
+    for pair in text.split():
+        family, _, number = pair.partition("=")
+        if family not in tuple(Family) or not _RATE.fullmatch(number):
+            raise ValueError(f"write {RATES}: families among {', '.join(Family)}, numbers of 1 to 9,999,999")
+        rates[family] = int(number)
+    return rates
 
 
 def _lines(file: Path) -> list[str]:

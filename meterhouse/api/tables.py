@@ -51,14 +51,29 @@ def flatten(item: Json, prefix: str = "") -> dict[str, Any]:
 
 
 def to_csv(items: Sequence[Json]) -> str:
-    """A header and a line per item; columns in order of first appearance; RFC 4180."""
+    """A header and a line per item; columns in order of first appearance; RFC 4180.
+
+    Names come from outside, and a spreadsheet runs a text that begins like a formula: such a text gets an apostrophe
+    in front, with which spreadsheets show it as it is. Numbers stay numbers.
+    """
     flat = [flatten(item) for item in items]
     columns = list(dict.fromkeys(name for item in flat for name in item))
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\r\n")
     writer.writeheader()
-    writer.writerows({name: "" if value is None else value for name, value in item.items()} for item in flat)
+    writer.writerows({name: _inert(value) for name, value in item.items()} for item in flat)
     return out.getvalue()
+
+
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+_NUMBER: Final = re.compile(r"[+-]?\d+(\.\d+)?")
+
+
+def _inert(value: Any) -> Any:
+    """A cell that no spreadsheet runs."""
+    if isinstance(value, str) and value.startswith(_FORMULA) and not _NUMBER.fullmatch(value):
+        return f"'{value}"
+    return "" if value is None else value
 
 
 def table(

@@ -14,6 +14,7 @@ import structlog
 from pydantic import SecretStr
 
 from meterhouse.api.clock import now_us
+from meterhouse.api.head_keeper import HeadKeeper
 from meterhouse.api.housekeeping import Housekeeping
 from meterhouse.api.settings import Settings
 from meterhouse.ingest.event import Lateness
@@ -27,17 +28,22 @@ from meterhouse.streams.dedupe_store import Dedupe, TieredDedupe
 from meterhouse.streams.meter import Meter, MeterSettings
 from meterhouse.streams.watch import MeterHooks
 from meterhouse.warehouse.alert_outbox import SqlAlertOutbox
+from meterhouse.warehouse.api_keys import ApiKeys
 from meterhouse.warehouse.audit import AuditLog
 from meterhouse.warehouse.control import ControlStore, ControlUnavailable
 from meterhouse.warehouse.database import TROUBLE, open_database, sqlite_url
+from meterhouse.warehouse.idempotency import IdempotencyKeys
 from meterhouse.warehouse.lake import Lake, LakeConfig
 from meterhouse.warehouse.lake_ledger import LakeLedger
 from meterhouse.warehouse.lake_store import S3Place
+from meterhouse.warehouse.listings import Listings
 from meterhouse.warehouse.reject_resolutions import RejectResolutions
 from meterhouse.warehouse.silences import SqlSilences
 
 if TYPE_CHECKING:
     from meterhouse.api.admissions import Admissions
+    from meterhouse.api.auth.authentication import Authentication
+    from meterhouse.api.auth.oidc import OidcTokens
     from meterhouse.api.metrics import Metrics
     from meterhouse.ingest.kafka_log import KafkaLog
     from meterhouse.streams.alert_sender import AlertSender
@@ -122,6 +128,14 @@ class House:
         return AuditLog(self._database)
 
     @cached_property
+    def idempotency(self) -> IdempotencyKeys:
+        return IdempotencyKeys(self._database)
+
+    @cached_property
+    def listings(self) -> Listings:
+        return Listings(self._database)
+
+    @cached_property
     def lake(self) -> Lake:
         lake = Lake.open(_lake_config(self.settings), read_only=not self._writer)
         self._closing.callback(lake.close)
@@ -157,6 +171,25 @@ class House:
         self.metrics.watch_gate(lambda: gate.reservations, made.state_age_s)
         return made
 
+    @cached_property
+    def keys(self) -> ApiKeys:
+        return ApiKeys(self._database)
+
+    @cached_property
+    def authentication(self) -> Authentication:
+        """Who may ask this server, followed from now on. Raises ControlUnavailable."""
+        # Here, since only a server asks who someone is.
+        from meterhouse.api.auth.authentication import Authentication, Doors
+        from meterhouse.api.auth.key_ring import KeyRing
+        from meterhouse.api.auth.refusals import RefusalLog
+
+        doors = Doors(
+            KeyRing(self.keys, self._steady_snapshot, now_us),
+            _tokens(self.settings),
+            RefusalLog(self._database, now_us),
+        )
+        return self._closing.enter_context(Authentication(self.settings.auth, doors))
+
     # -- workers ---------------------------------------------------------------------------------------------------
 
     def meter(self) -> Meter:
@@ -167,8 +200,14 @@ class House:
         pa.set_memory_pool(pa.system_memory_pool())
         ledger = LakeLedger(self.lake)
         housekeeping = Housekeeping(
-            every_s=settings.maintain_every_s, lake=self.lake, ledger=ledger, log=self.log, clock=now_us
+            every_s=settings.maintain_every_s,
+            lake=self.lake,
+            ledger=ledger,
+            log=self.log,
+            clock=now_us,
+            held=self.listings.held,
         )
+        _ = self._head_keeper
         return Meter(
             log=self.log,
             ledger=ledger,
@@ -184,6 +223,14 @@ class House:
             ),
             hooks=MeterHooks(self.metrics, housekeeping.between_commits, self.dedupe()),
         )
+
+    @cached_property
+    def _head_keeper(self) -> HeadKeeper:
+        """Runs beside the meters of this house until the house is closed."""
+        keeper = HeadKeeper(self.audit.head, self.lake, now_us)  # both are opened before it, so closed after it
+        self._closing.callback(keeper.close)
+        keeper.start()
+        return keeper
 
     def dedupe(self) -> Dedupe:
         """The dedupe window of one meter, which closes it."""
@@ -276,6 +323,25 @@ def open_kafka(settings: Settings, group: str | None) -> KafkaLog:
             instance=settings.kafka_instance,
             options=settings.client_options(),
         ),
+    )
+
+
+def _tokens(settings: Settings) -> OidcTokens | None:
+    """Whoever checks the issuer's tokens, where there is one."""
+    if settings.oidc_issuer is None or settings.oidc_audience is None:  # settings with the one have the other
+        return None
+    from meterhouse.api.auth.oidc import OidcSettings, OidcTokens
+
+    return OidcTokens(
+        OidcSettings(
+            issuer=settings.oidc_issuer,
+            audience=settings.oidc_audience,
+            jwks_url=settings.oidc_jwks_url,
+            algorithms=tuple(settings.oidc_algorithms.split()),
+            clock_skew_s=settings.oidc_clock_skew_s,
+            role_claim=settings.oidc_role_claim,
+            grants_claim=settings.oidc_grants_claim,
+        )
     )
 
 

@@ -220,7 +220,8 @@ class AlertOutbox(Protocol):
         ...
 
     def acknowledge(self, alert_id: str, by: str, note: str | None, now_us: int) -> OutboxEntry:
-        """Notes who looks after it, and returns it. Said again, the last one stands."""
+        """Notes who looks after it, and returns it. Said otherwise, the last one stands; the same again changes
+        nothing."""
         ...
 
     def list(
@@ -275,9 +276,11 @@ class MemoryOutbox:
 
     def acknowledge(self, alert_id: str, by: str, note: str | None, now_us: int) -> OutboxEntry:
         with self._lock:
-            said = replace(self._entries[alert_id], acknowledged_us=now_us, acknowledged_by=by, note=note)
-            self._entries[alert_id] = said
-            return self._told(said)
+            entry = self._entries[alert_id]
+            if (entry.acknowledged_by, entry.note) != (by, note):
+                entry = replace(entry, acknowledged_us=now_us, acknowledged_by=by, note=note)
+                self._entries[alert_id] = entry
+            return self._told(entry)
 
     def list(
         self, matching: AlertFilter = EVERY_ALERT, *, after: AlertPlace | None = None, limit: int = 100

@@ -22,6 +22,7 @@ from meterhouse.streams.alerts import (
     silenced,
     storable,
 )
+from meterhouse.warehouse.audit import Deed, append
 from meterhouse.warehouse.control_tables import ALERTS
 from meterhouse.warehouse.database import TROUBLE, reading, writing
 
@@ -72,14 +73,19 @@ class SqlAlertOutbox:
     def open(self, now_us: int, limit: int, kind: AlertKind | None = None) -> Sequence[OutboxEntry]:
         return self.list(AlertFilter(kind=kind, status="open", at_us=now_us), limit=limit)
 
-    def acknowledge(self, alert_id: str, by: str, note: str | None, now_us: int) -> OutboxEntry:
-        said = {
-            "acknowledged_us": now_us,
-            "acknowledged_by": storable(by),
-            "note": None if note is None else storable(note),
-        }
+    def acknowledge(
+        self, alert_id: str, by: str, note: str | None, now_us: int, actor: str | None = None
+    ) -> OutboxEntry:
+        """`actor`: who the audit log says did it (None: `by`)."""
+        said = {"acknowledged_by": storable(by), "note": None if note is None else storable(note)}
+        unsaid = sa.or_(*(ALERTS.c[name].is_distinct_from(text) for name, text in said.items()))
         with available(), writing(self._engine) as connection:
-            connection.execute(sa.update(ALERTS).where(ALERTS.c.id == alert_id).values(**said))
+            new = sa.update(ALERTS).where(ALERTS.c.id == alert_id, unsaid).values(acknowledged_us=now_us, **said)
+            if connection.execute(new).rowcount:
+                deed = Deed(
+                    actor or storable(by), "alert.acknowledged", alert_id, {"by": storable(by), "note": said["note"]}
+                )
+                append(connection, deed, now_us)
         return self.get(alert_id)
 
     def list(

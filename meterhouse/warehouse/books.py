@@ -32,19 +32,30 @@ class Books(Protocol):
 
 
 class SeenBooks:
-    """The rows of a lake that `view` sees."""
+    """The rows of a lake that `view` sees: as they are now, or as they were in the snapshot `at`. Positions cannot be
+    read in the past: who reads it knows them (`Freshness.positions`)."""
 
-    def __init__(self, lake: Lake, view: View) -> None:
-        self._lake = lake
-        self._view = view
+    def __init__(self, lake: Lake, view: View, at: int | None = None) -> None:
+        self._lake, self._view, self._at = lake, view, at
 
     @contextmanager
     def read(self) -> Iterator[Cursor]:
-        with self._lake.read() as cursor:
-            yield cursor if self._view.is_whole else _CutCursor(cursor, self._view)
+        """Raises SnapshotExpired when `at` is no longer kept."""
+        try:
+            with self._lake.read() as cursor:
+                whole = self._view.is_whole and self._at is None
+                yield cursor if whole else _CutCursor(cursor, self._view, self._at)
+        except duckdb.Error:
+            self._check_kept()
+            raise
+        self._check_kept()
+
+    def _check_kept(self) -> None:
+        if self._at is not None:
+            self._lake.check_kept(self._at)
 
     def snapshot_id(self, cursor: Cursor) -> int:
-        return self._lake.snapshot_id(cursor)
+        return self._lake.snapshot_id(cursor) if self._at is None else self._at
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +64,13 @@ class _CutCursor:
 
     whole: duckdb.DuckDBPyConnection
     view: View
+    at: int | None
 
     def execute(self, query: str, parameters: Mapping[str, Any] | None = None, /) -> duckdb.DuckDBPyConnection:
         named = [table for table in TABLES if re.search(rf"\b{table.name}\b", query)]
         if not named:
             return self.whole.execute(query, parameters or {})
-        parts = ", ".join(f"{table.name} AS NOT MATERIALIZED ({_part(table)})" for table in named)
+        parts = ", ".join(f"{table.name} AS NOT MATERIALIZED ({_part(table, self.view, self.at)})" for table in named)
         params = {**(parameters or {}), **_params(self.view)}
         asked = query.lstrip()
         joined = f"WITH {parts}, {asked[5:]}" if asked.startswith("WITH ") else f"WITH {parts}\n{asked}"
@@ -84,9 +96,15 @@ def _params(view: View) -> dict[str, Any]:
     }
 
 
-def _part(table: LakeTable) -> str:
-    """The rows of a table that are seen. What has no application is seen with its whole tenant only; a rejected record
-    may hold events of others than its key says, so that whole records are nobody's."""
+def _part(table: LakeTable, view: View, at: int | None) -> str:
+    """The rows of a table that are seen, as it is or as it was in the snapshot `at`.
+
+    What has no application is seen with its whole tenant only; a rejected record may hold events of others than its key
+    says, so that whole records are nobody's.
+    """
+    source = f"lake.{table.name}" if at is None else f"lake.{table.name} AT (VERSION => {at:d})"
+    if view.is_whole:
+        return f"SELECT * FROM {source}"
     seen = f'list_contains(${_TENANTS}::VARCHAR[], "tenant")'
     if "application" in table.schema.names:
         seen += (
@@ -95,4 +113,4 @@ def _part(table: LakeTable) -> str:
         )
     if table is REJECTS:
         seen = f"{seen} AND {quoted('index')} >= 0"
-    return f"SELECT * FROM lake.{table.name} WHERE {seen}"
+    return f"SELECT * FROM {source} WHERE {seen}"

@@ -6,8 +6,10 @@ planned against, so two people who apply at once cannot overwrite each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
@@ -15,6 +17,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from meterhouse.streams.control import EVER_US, Budget, Objective, Place, RateCard, Scope, Snapshot, Tenant, WindowSpec
+from meterhouse.warehouse.audit import UNKNOWN, Deed, append
 from meterhouse.warehouse.control_fields import Problem
 from meterhouse.warehouse.control_places import place_name
 from meterhouse.warehouse.control_plan import Plan
@@ -28,7 +31,16 @@ from meterhouse.warehouse.control_tables import (
     TENANT_PLACES,
     TENANTS,
 )
-from meterhouse.warehouse.database import TROUBLE, reading, writing
+from meterhouse.warehouse.database import ControlUnavailable, available, reading, writing
+
+__all__ = [
+    "MAX_HISTORY",
+    "ControlConflict",
+    "ControlRefused",
+    "ControlStore",
+    "ControlUnavailable",
+    "VersionRecord",
+]  # fmt: skip
 
 MAX_HISTORY: Final = 1000
 """Versions in one answer of `history`."""
@@ -46,10 +58,6 @@ class ControlRefused(Exception):
 
 class ControlConflict(Exception):
     """Control data, or the time, moved on since the plan was made: nothing was changed."""
-
-
-class ControlUnavailable(Exception):
-    """Passing trouble (database locked or down): nothing was changed; trying again may help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +123,7 @@ class ControlStore:
                     version=target.version, recorded_us=now_us, actor=actor, changes=changes
                 )
             )
+            append(connection, _deed(plan, changes, actor), now_us)
         return target.version
 
     def history(self, limit: int = 100) -> list[VersionRecord]:
@@ -129,13 +138,17 @@ class ControlStore:
             return tuple(map(_card, connection.execute(sa.select(RATE_CARDS).order_by(RATE_CARDS.c.id)).mappings()))
 
 
-@contextmanager
-def available() -> Iterator[None]:
-    """Trouble of the control database as ControlUnavailable."""
-    try:
-        yield
-    except TROUBLE as error:
-        raise ControlUnavailable(f"the control database does not answer ({error.orig}): try again") from error
+def _deed(plan: Plan, changes: Sequence[Mapping[str, object]], actor: str | None) -> Deed:
+    """What the audit log says of an apply: how many lines its diff has of what, and what they hash to. The diff itself
+    is in CONTROL_VERSIONS, and may be long."""
+    lines = json.dumps(changes, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    detail = {
+        "from_version": plan.current.version,
+        "version": plan.target.version,
+        "changes": dict(Counter(f"{change.section}.{change.action}" for change in plan.changes)),
+        "changes_sha256": hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest(),
+    }
+    return Deed(actor or UNKNOWN, "control.applied", f"control/{plan.target.version}", detail)
 
 
 def _still_ahead(plan: Plan, now_us: int) -> None:

@@ -171,7 +171,7 @@ API_KEYS: Final = sa.Table(
     sa.Column("id", KEY, primary_key=True),
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("role", sa.Text, nullable=False),
-    sa.Column("grants", sa.JSON),  # a list of {tenant, application}; null: all tenants
+    sa.Column("grants", sa.JSON),  # a list of [tenant, application]; null: no tenants of its own
     sa.Column("secret_hash", sa.LargeBinary, nullable=False),  # SHA-256 of 32 random bytes: nothing to guess
     sa.Column("created_us", sa.BigInteger, nullable=False),
     sa.Column("created_by", sa.Text, nullable=False),
@@ -191,6 +191,7 @@ AUDIT_LOG: Final = sa.Table(
     sa.Column("subject", sa.Text, nullable=False),
     sa.Column("detail", sa.Text, nullable=False),  # JSON, as it was hashed
     sa.Column("hash", sa.LargeBinary, nullable=False),
+    sa.Index(None, "actor", "seq"),
 )
 
 AUDIT_HEAD: Final = sa.Table(
@@ -224,8 +225,21 @@ IDEMPOTENCY_KEYS: Final = sa.Table(
     METADATA,
     sa.Column("caller", KEY, primary_key=True),
     sa.Column("key", KEY, primary_key=True),
-    sa.Column("digest", sa.LargeBinary, nullable=False),  # of method, path and body
-    sa.Column("status", sa.Integer),  # null: it is being done
-    sa.Column("body", sa.LargeBinary),
+    sa.Column("digest", sa.LargeBinary, nullable=False),  # of what was asked
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("body", sa.LargeBinary),  # null: it held a secret
     sa.Column("at_us", sa.BigInteger, nullable=False, index=True),
+)
+
+LISTINGS: Final = sa.Table(
+    "listings",  # reports that are read page by page: `listings` says what the columns mean
+    METADATA,
+    sa.Column("id", KEY, primary_key=True),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("bound", sa.Text, nullable=False),
+    sa.Column("lake_snapshot", sa.BigInteger, nullable=False),
+    sa.Column("control_version", sa.Integer),
+    sa.Column("freshness", sa.JSON, nullable=False),
+    sa.Column("key", sa.LargeBinary, nullable=False),
+    sa.Column("until_us", sa.BigInteger, nullable=False, index=True),
 )

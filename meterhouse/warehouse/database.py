@@ -7,7 +7,7 @@ it begins, readers see one state and block nobody.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +30,14 @@ _BEGIN: Final = "meterhouse_begin"
 
 TROUBLE: Final = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.ProgrammingError)
 """What a database raises that is locked, down, or not as we left it (each driver has its own names for it)."""
+
+
+Along = Callable[[sa.Connection], None]
+"""What a caller adds to a store's transaction: it happens with the deed or not at all."""
+
+
+class ControlUnavailable(Exception):
+    """Passing trouble (database locked or down): nothing was changed; trying again may help."""
 
 
 class DatabaseTooNew(Exception):
@@ -71,6 +79,15 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
         engine = engine.execution_options(isolation_level="REPEATABLE READ")
     with engine.begin() as connection:
         yield connection
+
+
+@contextmanager
+def available() -> Iterator[None]:
+    """Turns passing trouble of the database into ControlUnavailable."""
+    try:
+        yield
+    except TROUBLE as error:
+        raise ControlUnavailable(f"the control database does not answer ({error.orig}): try again") from error
 
 
 def _sqlite_engine(url: str) -> sa.Engine:

@@ -21,8 +21,10 @@ import duckdb
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from meterhouse.warehouse.lake_schema import (
+    AUDIT_HEADS,
     TABLES,
     LakeTable,
+    create_audit_heads_sql,
     create_positions_view_sql,
     create_table_sql,
     options_sql,
@@ -59,7 +61,7 @@ class LakeMissing(LakeError):
 
 
 class SnapshotExpired(LakeError):
-    """A read lasted so long that maintenance let its snapshot go: what it read may lack rows."""
+    """Maintenance let a snapshot go that is, or was, read: what was read of it may lack rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,14 +260,15 @@ class Lake:
         finally:
             put_away(cursor)  # rolls back
         if monotonic() - started_s > _LONG_READ_S:
-            self._check_kept(snapshot)
+            self.check_kept(snapshot)
 
     def _unavailable(self, trouble: Exception) -> LakeUnavailable:
         return LakeUnavailable(
             f"the lake at {self.config.named} cannot be read, try again: {self.config.told(trouble)}"
         )
 
-    def _check_kept(self, snapshot: int) -> None:
+    def check_kept(self, snapshot: int) -> None:
+        """Raises SnapshotExpired when maintenance let this snapshot go: what was read of it may lack rows."""
         with closing(self.cursor()) as cursor:
             kept = cursor.execute(
                 f"SELECT count(*) FROM ducklake_snapshots('{_ALIAS}') WHERE snapshot_id = ?", [snapshot]
@@ -313,6 +316,8 @@ class Lake:
                 cursor.execute(statement)
         if "positions" not in present:
             cursor.execute(create_positions_view_sql(0))
+        if AUDIT_HEADS not in present:  # nor do lakes have it that were made before there was one
+            cursor.execute(create_audit_heads_sql())
         cursor.execute("COMMIT")
         row = cursor.execute(f"SELECT count(*) FROM ducklake_options('{_ALIAS}') WHERE scope = 'TABLE'").fetchone()
         if row is None or row[0] < len(TABLES):

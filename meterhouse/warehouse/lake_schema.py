@@ -70,6 +70,9 @@ REJECTS: Final = LakeTable("rejects", REJECT_SCHEMA, "arrived", "month")
 
 TABLES: Final = (CHARGES, NODE_EVENTS, ROLLUP_MINUTE, ROLLUP_HOUR, ROLLUP_DAY, LATENCY_HOUR, REJECTS)
 
+AUDIT_HEADS: Final = "audit_heads"
+"""Heads of the audit log: rows of the catalogue, as positions are. They are added, never changed, merged or removed."""
+
 ADD_FILES: Final = "CALL ducklake_add_data_files('lake', ?, ?)"
 """Parameters: a table's name, a list of paths."""
 
@@ -119,6 +122,11 @@ def create_table_sql(table: LakeTable) -> list[str]:
         f"CREATE TABLE {table.name} ({columns})",
         f"ALTER TABLE {table.name} SET PARTITIONED BY ({parts})",
     ]
+
+
+def create_audit_heads_sql() -> str:
+    """The statement that makes AUDIT_HEADS; `hash` is in hexadecimal."""
+    return f'CREATE TABLE {AUDIT_HEADS} (seq BIGINT NOT NULL, hash VARCHAR NOT NULL, "at" TIMESTAMPTZ NOT NULL)'
 
 
 def options_sql() -> list[str]:

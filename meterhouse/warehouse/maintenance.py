@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -40,7 +40,9 @@ class MaintenanceSettings:
     merge_files: int = 16  # of a class in a folder: a file costs a report about 0.3 ms
     merge_files_closed: int = 4  # of a day or month that ended a day ago: only late events come
     merge_bytes: int = 64 * _MIB  # rewritten in a run: 2 million events, commits wait for some 3 s
-    keep_all_us: int = 300 * 1_000_000  # every snapshot, for reports in progress; 100 of them cost a commit 8 ms
+    keep_all_us: int = (
+        300 * 1_000_000
+    )  # every snapshot, for reports in progress; 100 cost a commit 8 ms (`listings` hold theirs)
     keep_daily_us: int = 7 * _DAY_US  # the last snapshot of each day
     delete_after_us: int = 3_600 * 1_000_000  # from when no snapshot has a file until it goes: a scan may still read it
     orphan_after_us: int = _DAY_US  # far beyond the longest commit, whose files look like orphans until it ends
@@ -80,9 +82,11 @@ def maintain(
     now_us: int,
     settings: MaintenanceSettings | None = None,
     *,
+    held: Collection[int] = (),
     timer: Callable[[], float] = time.perf_counter,
 ) -> MaintenanceReport:
-    """Does what is due at `now_us` (microseconds, of the clock that snapshots have). Cheap when nothing is.
+    """Does what is due at `now_us` (microseconds, of the clock that snapshots have). Cheap when nothing is. Snapshots
+    that are `held` stay, for someone reads a report page by page from them.
 
     Waits for a commit of this process in progress, and holds up the next. Of several processes one at a time does it,
     the others do nothing. Passing trouble is told in the report, not raised.
@@ -94,7 +98,7 @@ def maintain(
             if not ours:
                 return replace(report, elsewhere=True)
             with lake.borrowed() as cursor:
-                report = _steps(_Run(lake, cursor, now_us, settings or MaintenanceSettings()))
+                report = _steps(_Run(lake, cursor, now_us, settings or MaintenanceSettings(), frozenset(held)))
     except TROUBLE as trouble:
         if not passing(trouble):
             raise
@@ -125,6 +129,7 @@ class _Run:
     cursor: duckdb.DuckDBPyConnection
     now_us: int
     settings: MaintenanceSettings
+    held: frozenset[int]
 
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
         return self.cursor.execute(sql, list(parameters)).fetchall()
@@ -253,7 +258,7 @@ def expirable(snapshots: Iterable[tuple[int, int]], now_us: int, settings: Maint
 def _expire(run: _Run, report: MaintenanceReport) -> MaintenanceReport:
     found = run.rows("SELECT snapshot_id, epoch_us(snapshot_time) FROM ducklake_snapshots('lake')")
     snapshots = [(int(str(id_)), int(str(time_us))) for id_, time_us in found]
-    due = expirable(snapshots, run.now_us, run.settings)
+    due = [id_ for id_ in expirable(snapshots, run.now_us, run.settings) if id_ not in run.held]
     if due:
         run.cursor.execute(f"CALL ducklake_expire_snapshots('lake', versions => {due})")
     return replace(report, expired_snapshots=len(due))

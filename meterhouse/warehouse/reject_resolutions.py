@@ -6,20 +6,23 @@ the same bytes: whatever was sent before carries the same event ids, so dedupe d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Final, Literal, NamedTuple
 
 import sqlalchemy as sa
 
-from meterhouse.warehouse.control import ControlUnavailable
+from meterhouse.streams.alerts import storable
+from meterhouse.warehouse.audit import Deed, append
 from meterhouse.warehouse.control_tables import REJECT_RESOLUTIONS as TABLE
-from meterhouse.warehouse.database import TROUBLE, reading, writing
+from meterhouse.warehouse.database import available, reading, writing
 
 Action = Literal["requeue", "repair", "discard"]
 State = Literal["pending", "done"]
+_NOTE_SAID: Final = 500
+"""Characters of a note that the audit log repeats."""
 _LOOKUP: Final = 200
 """Places in one query: four parameters each stay below SQLite's oldest limit of 999."""
 
@@ -55,38 +58,40 @@ class RejectResolutions:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         dialect = import_module(f"sqlalchemy.dialects.{engine.dialect.name}")
-        self._insert_new = dialect.insert(TABLE).on_conflict_do_nothing(
-            index_elements=["topic", "partition", "offset", "index"]
-        )
+        insert = dialect.insert(TABLE).on_conflict_do_nothing(index_elements=["topic", "partition", "offset", "index"])
+        self._insert_new = insert.returning(TABLE.c.at_us)
 
     def of(self, places: Iterable[RejectPlace]) -> Mapping[RejectPlace, Resolution]:
         """The resolutions of these places, of those that have one."""
-        with _available(), reading(self._engine) as connection:
+        with available(), reading(self._engine) as connection:
             return _stored(connection, list(places))
 
     def intend(self, wanted: Sequence[Resolution]) -> Mapping[RejectPlace, Resolution]:
-        """Records intents, where there is none yet; returns what then stands there. Durable when it returns.
+        """Records intents, where there is none yet, and an entry of the audit log for each; returns what then stands
+        there. Durable when it returns.
 
         The caller goes on only where its own action and bytes stand.
         """
-        with _available(), writing(self._engine) as connection:
-            for each in wanted:
-                connection.execute(self._insert_new, _row(each))
+        with available(), writing(self._engine) as connection:
+            # What is returned is what was new: PostgreSQL's driver counts no rows of such an insert.
+            new = [each for each in wanted if connection.execute(self._insert_new, _row(each)).all()]
+            for each in new:
+                append(connection, _deed(each), each.at_us)
             return _stored(connection, [each.place for each in wanted])
 
     def finish(self, places: Sequence[RejectPlace]) -> None:
         """Their bytes are in the log."""
-        with _available(), writing(self._engine) as connection:
+        with available(), writing(self._engine) as connection:
             for place in places:
                 connection.execute(sa.update(TABLE).where(_is(place)).values(state="done"))
 
 
-@contextmanager
-def _available() -> Iterator[None]:
-    try:
-        yield
-    except TROUBLE as error:
-        raise ControlUnavailable(f"the control database does not answer ({error.orig}): try again") from error
+def _deed(resolution: Resolution) -> Deed:
+    detail = {
+        "note": None if resolution.note is None else storable(resolution.note)[:_NOTE_SAID],
+        "sent_sha256": None if resolution.sent is None else hashlib.sha256(resolution.sent).hexdigest(),
+    }
+    return Deed(storable(resolution.by), f"reject.{resolution.action}", str(resolution.place), detail)
 
 
 def _is(place: RejectPlace) -> sa.ColumnElement[bool]:

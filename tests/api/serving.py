@@ -11,14 +11,15 @@ import httpx
 from fastapi import FastAPI
 
 from meterhouse.api.server import Server
+from meterhouse.api.settings import Settings
 
 
 @contextmanager
-def served(app: FastAPI, port: int = 0) -> Iterator[httpx.Client]:
+def served(app: FastAPI, port: int = 0, settings: Settings | None = None) -> Iterator[httpx.Client]:
     """A client of the application, which is served meanwhile."""
     listening = socket.create_server(("127.0.0.1", port))
     with httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}") as client:
-        server = Server(app)
+        server = Server(app, settings or Settings())
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:

@@ -134,6 +134,14 @@ def test_what_running_requests_reserve_is_refused_for_now_until_one_is_settled(s
     assert (answer.status_code, answer.json()["remaining"]) == (200, "39.500000000000")
 
 
+def test_a_settlement_sent_again_is_a_404_and_changes_nothing(site: Site) -> None:
+    reservation = site.admit(max_cost="60").json()["reservation"]
+    path = f"/v1/admissions/{reservation}/settlement"
+    assert site.http.post(path, json={"cost": "10.5"}).status_code == 204
+    problem(site.http.post(path, json={"cost": "20"}), 404, "not-found")
+    assert site.admit().json()["remaining"] == "89.500000000000"
+
+
 def test_what_is_not_known_of_a_settled_request_is_taken_for_its_bound(site: Site) -> None:
     reservation = site.admit(max_cost="60").json()["reservation"]
     assert site.http.post(f"/v1/admissions/{reservation}/settlement", json={"tokens": 5}).status_code == 204

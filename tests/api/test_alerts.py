@@ -149,7 +149,7 @@ def test_what_is_not_there_is_a_404_that_says_where_to_look(site: Site) -> None:
     ("body", "name", "said"),
     [
         (b"", "malformed-body", "Invalid JSON"),
-        (b"{}", "invalid-parameter", "by: Field required"),
+        (b"{}", "invalid-parameter", "`by` is a text"),
         (b'{"by": ""}', "invalid-parameter", "by: "),
         (b'{"by": " "}', "invalid-parameter", "`by` is a text"),
         (b'{"by": "ann", "colour": 1}', "invalid-parameter", "colour: "),

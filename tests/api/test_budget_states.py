@@ -116,7 +116,7 @@ def raw_stream(http: httpx.Client, receive_bytes: int) -> socket.socket:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     connection.connect((http.base_url.host, http.base_url.port))
     connection.settimeout(60)
-    connection.sendall(b"GET /v1/budget-states HTTP/1.1\r\nhost: x\r\n\r\n")
+    connection.sendall(b"GET /v1/budget-states HTTP/1.1\r\nhost: localhost\r\n\r\n")
     return connection
 
 

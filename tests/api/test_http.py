@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -264,9 +265,11 @@ def test_the_openapi_document_names_every_route_with_a_summary_and_its_problems(
         "/v1/admissions", "/v1/admissions/{reservation}", "/v1/admissions/{reservation}/settlement",
         "/v1/budget-states", "/v1/prices", "/v1/events",
         "/v1/chargeback", "/v1/usage", "/v1/slo", "/v1/budgets", "/v1/rejects", "/v1/exports/focus",
+        "/v1/charges", "/v1/charges/{partition}/{offset}/{index}",
         "/v1/chargeback/org-tree", "/v1/chargeback/comparison", "/v1/chargeback/explanation", "/v1/forecast",
         "/v1/alerts", "/v1/alerts/{alert_id}", "/v1/alerts/{alert_id}/acknowledgement",
         "/v1/silences", "/v1/silences/{silence_id}",
+        "/v1/me", "/v1/keys", "/v1/keys/{key_id}", "/v1/keys/{key_id}/rotation",
         "/healthz", "/readyz",
     }  # fmt: skip
     for path, methods in document["paths"].items():
@@ -291,3 +294,13 @@ def test_metrics_are_served_beside_the_api(site: Site) -> None:
     answer = site.http.get("/metrics")
     assert answer.status_code == 200
     assert "# TYPE python_info gauge" in answer.text
+
+
+def test_a_body_that_does_not_come_is_a_408(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meterhouse.api.dependencies.BODY_S", 0.05)
+    head = b"POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", site.http.base_url.port or 0), timeout=30) as connection:
+        connection.sendall(head + b"[")
+        answered = connection.recv(65_536)
+    assert answered.startswith(b"HTTP/1.1 408 ")
+    assert site.records() == 0

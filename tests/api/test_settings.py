@@ -130,3 +130,34 @@ def test_an_alertmanager_that_is_no_web_address_is_refused(url: str) -> None:
 def test_addresses_of_apprise_are_never_shown() -> None:
     settings = Settings(apprise_urls=f"slack://{SECRET} mailto://u:{SECRET}@h")
     assert SECRET not in repr(settings) + str(settings) + settings.connections()
+
+
+# --- who may ask -----------------------------------------------------------------------------------------------------
+
+
+ISSUER: dict[str, Any] = {"oidc_issuer": "https://id.example", "oidc_audience": "meterhouse"}
+
+
+def test_an_issuer_may_speak_http_on_this_machine_only() -> None:
+    assert Settings(**ISSUER | {"oidc_issuer": "http://127.0.0.1:9000/realm"}).oidc_issuer
+    for url in ("http://id.example", "id.example", "https://", f"https://u:{SECRET}@id.example", "ftp://id.example"):
+        assert "METERHOUSE_OIDC_ISSUER: " in refused(**ISSUER | {"oidc_issuer": url})
+        assert "METERHOUSE_OIDC_JWKS_URL: " in refused(**ISSUER, oidc_jwks_url=url)
+
+
+@pytest.mark.parametrize("algorithms", ["HS256", "none", "RS256 HS512", "", "rs256"])
+def test_only_signatures_of_key_pairs_are_taken(algorithms: str) -> None:
+    assert "whoever can check a token can make one" in refused(**ISSUER, oidc_algorithms=algorithms)
+
+
+@pytest.mark.parametrize("name", ["oidc_issuer", "oidc_audience", "tls_cert", "tls_key", "oidc_jwks_url"])
+def test_what_goes_together_is_set_together(name: str) -> None:
+    refused(**{name: "https://id.example/x"})
+
+
+def test_rates_that_are_not_said_are_the_usual_ones() -> None:
+    assert Settings(rate_per_minute="reports=5").rates() == {
+        "ingest": 60_000, "admissions": 600_000, "reports": 5, "exports": 60,
+    }  # fmt: skip
+    for text in ("reports", "reports=0", "reports=x", "colours=5", "reports=-1", "reports=10000000", "reports=²"):
+        assert "families among ingest, admissions, reports, exports" in refused(rate_per_minute=text)

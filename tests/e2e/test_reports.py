@@ -93,6 +93,14 @@ def test_the_csv_says_what_the_json_says(kept: Books) -> None:
     ]
 
 
+def test_the_charges_of_each_line_are_on_the_command_line_too(kept: Books) -> None:
+    for line in kept.house.bill(("tenant", "model"))["lines"]:
+        where = ("--where", f"tenant={line['tenant']}", "--where", f"model={line['model']}")
+        text = kept.house.ask("charges", *where, *SPAN, "--limit", "10000", "--format", "csv")
+        rows = list(csv.DictReader(io.StringIO(text)))
+        assert (len(rows), sum(Decimal(row["cost"] or 0) for row in rows)) == (line["requests"], Decimal(line["cost"]))
+
+
 def test_usage_counts_every_request_by_status(kept: Books) -> None:
     report = kept.house.report("usage", "--group-by", "tenant,model", "--every", "hour")
     truth = books.usage(kept.control, kept.charges, ("hour", "tenant", "model"))

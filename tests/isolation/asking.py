@@ -18,7 +18,12 @@ from tests.isolation.town import Marks, event
 
 Known = Mapping[str, Mapping[int, str]]
 
-_NOWHERE: Final = {"alert": "00000000-0000-5000-8000-000000000000", "silence": "silence-sx99kw", "place": "0/987654/0"}
+_NOWHERE: Final = {
+    "alert": "00000000-0000-5000-8000-000000000000",
+    "silence": "silence-sx99kw",
+    "place": "0/987654/0",
+    "key": "0123456789ab",
+}
 
 OF_A_TENANT: Final[Mapping[str, Callable[[Marks], str]]] = {
     "tenant": lambda m: m.tenant,
@@ -38,7 +43,7 @@ PLAIN: Final[Mapping[str, tuple[str, ...]]] = {
         "tenant,application", "model,environment", "org_unit", "cost_center", "kind", "hour,provider,operation",
     ),
     "status": ("open",),
-    "kind": ("threshold",),
+    "kind": ("threshold", "output"),
     "reason": ("count_out_of_range",),
     "resolved": ("true",),
     "after": (),  # a token of a page: asked with those that others were given
@@ -46,12 +51,19 @@ PLAIN: Final[Mapping[str, tuple[str, ...]]] = {
     "provider": ("atlas",),
     "operation": ("chat",),
     "format": ("csv", "parquet"),
+    "actor": ("local",),
+    "action": ("silence.made",),
 }  # fmt: skip
 """Query parameters that name nothing of a tenant, and values worth asking with."""
 IN_PATHS: Final[Mapping[str, Callable[[Known, Marks], str]]] = {
     "alert_id": lambda known, m: known["alert"].get(m.number, _NOWHERE["alert"]),
     "silence_id": lambda known, m: known["silence"].get(m.number, _NOWHERE["silence"]),
     "reservation": lambda known, m: f"reservation-{m.secret}",
+    **{
+        name: lambda known, m, part=part: known["place"].get(m.number, _NOWHERE["place"]).split("/")[part]
+        for part, name in enumerate(("partition", "offset", "index"))
+    },
+    "key_id": lambda known, m: _NOWHERE["key"],  # keys are an admin's
 }
 
 
@@ -72,6 +84,8 @@ BODIES: Final[Mapping[str, Callable[[Marks], Any]]] = {
     "POST /v1/admissions": lambda m: {"tenant": m.tenant, "application": m.application(0), "model": "shared"},
     "POST /v1/admissions/{reservation}/settlement": lambda m: {"cost": "0.1", "tokens": 1},
     "POST /v1/alerts/{alert_id}/acknowledgement": lambda m: {"by": "someone", "note": "looking"},
+    "POST /v1/keys": lambda m: {"name": "key", "role": "gateway", "grants": [{"tenant": m.tenant}]},
+    "POST /v1/keys/{key_id}/rotation": lambda m: {},
     "POST /v1/silences": lambda m: {
         "subject": f"budget-{m.name}", "until": "2026-12-20T00:00:00Z", "by": "someone", "reason": "work",
     },

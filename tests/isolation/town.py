@@ -29,6 +29,7 @@ from meterhouse.streams.silences import Silence
 from meterhouse.warehouse.control_file import parse
 from meterhouse.warehouse.control_plan import plan
 from meterhouse.warehouse.view import EVERYTHING, Grant, View
+from tests.api.doors import AT_WILL
 from tests.api.serving import served
 
 TENANTS: Final = 12
@@ -106,7 +107,7 @@ class Town:
 
 @contextmanager
 def built(folder: Path) -> Iterator[Town]:
-    with House(Settings(home=folder / "home"), writer=True) as house:  # type: ignore[call-arg]
+    with House(Settings(home=folder / "home", rate_per_minute=AT_WILL), writer=True) as house:  # type: ignore[call-arg]
         moment_us = now_us()
         house.control.apply(plan(parse(_control()), house.control.snapshot(), moment_us), moment_us)
         app = create_app(house)

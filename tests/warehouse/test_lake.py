@@ -17,7 +17,7 @@ def config(tmp_path: Path) -> LakeConfig:
 
 def test_a_writer_makes_the_tables_that_are_missing(config: LakeConfig) -> None:
     with Lake.open(config) as lake, lake.read() as cursor:
-        assert table_names(cursor) == {"positions", *(table.name for table in TABLES)}
+        assert table_names(cursor) == {"positions", "audit_heads", *(table.name for table in TABLES)}
         for table in TABLES:
             rows = cursor.execute(f"SELECT column_name FROM (DESCRIBE {table.name})").fetchall()
             assert [name for (name,) in rows] == table.schema.names

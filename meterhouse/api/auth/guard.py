@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Final, Protocol
 
 from fastapi import Depends, FastAPI, Request, params
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, iter_route_contexts
+from starlette.routing import BaseRoute
 
-from meterhouse.api.auth.caller import LOCAL, Caller, Permission
+from meterhouse.api.auth.caller import Caller, Permission
+from meterhouse.api.auth.rates import Rates
 from meterhouse.api.problems import Problem
 
 PUBLIC: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 """Paths that anyone who reaches the server may read: they tell of no tenant."""
 
+DOCUMENTATION: Final = frozenset({"/docs", "/openapi.json"})
+"""They hold what the sources hold."""
+
 
 class Authenticator(Protocol):
     async def caller_of(self, request: Request) -> Caller:
-        """Who makes the request. Raises Problem (`unauthenticated`)."""
+        """Who makes the request. Raises Problem (`unauthenticated`, `forbidden`) and ControlUnavailable."""
         ...
-
-
-class Open:
-    """Everyone is the operator at the machine: for a server that binds loopback only."""
-
-    async def caller_of(self, request: Request) -> Caller:
-        return LOCAL
 
 
 class RouteUnguarded(Exception):
@@ -45,16 +44,19 @@ CallerOf = Annotated[Caller, Depends(caller)]
 
 
 class needs:  # noqa: N801 - called like a function
-    """A dependency: the caller, who has this permission. Raises Problem (`unauthenticated`, `forbidden`)."""
+    """A dependency: the caller, who has this permission and does not ask too often. Raises Problem (`unauthenticated`,
+    `forbidden`, `rate-limited`)."""
 
     def __init__(self, permission: Permission) -> None:
         self.permission = permission
 
-    async def __call__(self, who: CallerOf) -> Caller:
+    async def __call__(self, request: Request, who: CallerOf) -> Caller:
         if not who.may(self.permission):
             raise Problem(
                 "forbidden", f"The role `{who.role}` may not do this: it needs the permission `{self.permission}`."
             )
+        rates: Rates = request.app.state.rates
+        rates.count(who, self.permission)
         return who
 
 
@@ -63,11 +65,17 @@ def only(permission: Permission) -> list[params.Depends]:
     return [params.Depends(needs(permission))]
 
 
+def routes_of(app: FastAPI) -> Iterator[tuple[str, BaseRoute]]:
+    """Every route with its path, those of included routers too: these are not among `app.routes` themselves."""
+    for context in iter_route_contexts(app.routes):
+        yield context.path or "", context.original_route
+
+
 def check_guarded(app: FastAPI) -> None:
-    """Raises RouteUnguarded unless each route of the API is public or asks for a permission."""
-    for route in app.routes:
-        if isinstance(route, APIRoute) and route.path not in PUBLIC and not permissions_of(route):
-            raise RouteUnguarded(f"{route.path} asks for no permission: give it or its router `dependencies=only(...)`")
+    """Raises RouteUnguarded unless each route is public or asks for a permission."""
+    for path, route in routes_of(app):
+        if path not in PUBLIC | DOCUMENTATION and not (isinstance(route, APIRoute) and permissions_of(route)):
+            raise RouteUnguarded(f"{path} asks for no permission: give it or its router `dependencies=only(...)`")
 
 
 def permissions_of(route: APIRoute) -> list[Permission]:

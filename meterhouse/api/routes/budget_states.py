@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from meterhouse.api.auth.caller import Permission
-from meterhouse.api.auth.guard import only
+from meterhouse.api.auth.guard import CallerOf, only
 from meterhouse.api.dependencies import HouseOf
 from meterhouse.api.problems import Problem, responses
 from meterhouse.api.streams import Streams
@@ -94,15 +94,23 @@ def _joined(lines: Iterable[bytes]) -> Iterator[bytes]:
     "/budget-states",
     summary="Budget states as they change",
     response_class=StreamingResponse,
-    responses=_LINES | responses("unavailable"),
+    responses=_LINES | responses("unauthenticated", "forbidden", "rate-limited", "unavailable"),
 )
-async def budget_states(request: Request, house: HouseOf) -> StreamingResponse:
+async def budget_states(request: Request, house: HouseOf, who: CallerOf) -> StreamingResponse:
     """For gates. First a line `{"partition", "key", "value"}` for all there is, then `{"caught_up": true}`, then a line
     for each change; `value` null: the key is gone. At least every five seconds there is a line, if only `{}`.
 
     A slow reader gets the newest value of each key; one that takes nothing for half a minute is cut off. A server has a
     hundred such streams at most: beyond them the answer is 503.
+
+    The states of all budgets are told, so the caller must see all tenants.
     """
+    if not who.view.is_whole:
+        raise Problem(
+            "forbidden",
+            "Budget states are of all tenants, and this key or token sees some. Ask POST /v1/admissions instead, or use"
+            " a gateway's key without grants.",
+        )
     try:
         return StateStream(house.admissions.hub, request.app.state.streams)
     except TooManySubscriptions as full:

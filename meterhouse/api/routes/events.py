@@ -36,7 +36,16 @@ _BODY: Final = {
     summary="Publish events",
     openapi_extra=_BODY,
     responses=responses(
-        "malformed-event", "malformed-body", "too-large", "unsupported-media-type", "unavailable", "log-full"
+        "malformed-event",
+        "malformed-body",
+        "unauthenticated",
+        "forbidden",
+        "rate-limited",
+        "too-large",
+        "too-slow",
+        "unsupported-media-type",
+        "unavailable",
+        "log-full",
     ),
 )
 async def publish(request: Request, house: HouseOf, ingest: IngestOf) -> Response:

@@ -19,7 +19,9 @@ router = APIRouter(
     prefix="/v1/exports",
     tags=["exports"],
     dependencies=only(Permission.export),
-    responses=responses("invalid-parameter", "unauthenticated", "forbidden", "not-acceptable", "unavailable"),
+    responses=responses(
+        "invalid-parameter", "unauthenticated", "forbidden", "not-acceptable", "rate-limited", "unavailable"
+    ),
 )
 
 _FILE: Final[dict[int | str, dict[str, Any]]] = {

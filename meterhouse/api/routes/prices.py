@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from meterhouse.api.auth.caller import Permission
-from meterhouse.api.auth.guard import only
+from meterhouse.api.auth.guard import CallerOf, only
 from meterhouse.api.clock import now_us
 from meterhouse.api.dependencies import HouseOf
 from meterhouse.api.problems import responses
@@ -22,17 +22,20 @@ router = APIRouter(prefix="/v1", tags=["admissions"], dependencies=only(Permissi
     "/prices",
     response_model=schemas.Prices,
     summary="Prices in force",
-    responses=responses("invalid-parameter", "unavailable"),
+    responses=responses("invalid-parameter", "unauthenticated", "forbidden", "rate-limited", "unavailable"),
 )
 def prices(
     house: HouseOf,
+    who: CallerOf,
     tenant: Annotated[str | None, Query(description="whose negotiated prices count; none: list prices")] = None,
     provider: Annotated[str | None, Query(description="only this provider's")] = None,
     model: Annotated[str | None, Query(description="only this model's")] = None,
 ) -> dict[str, Any]:
     """The price of each model now: a token's upper bound follows from them. Models without a price are not there."""
     current, at_us = house.admissions.prices.current, now_us()
-    cards = current.in_force(tenant, provider, model, at_us)
+    seen = who.view.tenants
+    # A tenant that is not seen has the prices of one that is not there: the list's.
+    cards = current.in_force(tenant if seen is None or tenant in seen else None, provider, model, at_us)
     return {
         "currency": current.currency,
         "at": rfc3339(at_us),

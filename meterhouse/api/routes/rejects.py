@@ -18,7 +18,7 @@ router = APIRouter(
     prefix="/v1",
     tags=["reports"],
     dependencies=only(Permission.read_rejects),
-    responses=responses("invalid-parameter", "unauthenticated", "forbidden", "unavailable"),
+    responses=responses("invalid-parameter", "unauthenticated", "forbidden", "rate-limited", "unavailable"),
 )
 
 

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
+from meterhouse.api.answers import FORMS, AnswerOf
 from meterhouse.api.auth.caller import Permission
 from meterhouse.api.auth.guard import only
-from meterhouse.api.dependencies import FiltersOf, ReportsOf, SpanOf
+from meterhouse.api.dependencies import FiltersOf, PageOf, ReportsOf, SpanOf
 from meterhouse.api.figures import names_of
 from meterhouse.api.problems import responses
 from meterhouse.api.schemas import reports as schemas
@@ -18,7 +19,10 @@ router = APIRouter(
     prefix="/v1",
     tags=["reports"],
     dependencies=only(Permission.read_reports),
-    responses=responses("invalid-parameter", "unauthenticated", "forbidden", "unavailable"),
+    responses=FORMS
+    | responses(
+        "invalid-parameter", "unauthenticated", "forbidden", "rate-limited", "not-acceptable", "gone", "unavailable"
+    ),
 )
 
 GroupBy = Annotated[
@@ -37,27 +41,35 @@ GroupBy = Annotated[
     response_model_exclude_unset=True,
     summary="Chargeback",
 )
-def chargeback(reports: ReportsOf, span: SpanOf, filters: FiltersOf, group_by: GroupBy = None) -> dict[str, Any]:
+def chargeback(
+    answer: AnswerOf, reports: ReportsOf, span: SpanOf, filters: FiltersOf, page: PageOf, group_by: GroupBy = None
+) -> Any:
     """What was billed per group, exact to the last of twelve decimals. Without a range: the current month (UTC)."""
-    return reports.chargeback(span, names_of(group_by), filters)
+    return answer(reports.chargeback(span, names_of(group_by), filters, page))
 
 
 @router.get("/usage", response_model=schemas.Usage, response_model_exclude_unset=True, summary="Usage")
 def usage(
-    reports: ReportsOf, span: SpanOf, filters: FiltersOf, every: Every = "day", group_by: GroupBy = None
-) -> dict[str, Any]:
+    answer: AnswerOf,
+    reports: ReportsOf,
+    span: SpanOf,
+    filters: FiltersOf,
+    page: PageOf,
+    every: Every = "day",
+    group_by: GroupBy = None,
+) -> Any:
     """Requests by status and tokens of every request, in buckets of time. Without a range: the current month (UTC)."""
-    return reports.usage(span, every, names_of(group_by), filters)
+    return answer(reports.usage(span, every, names_of(group_by), filters, page))
 
 
 @router.get("/slo", response_model=schemas.Slo, summary="Service level objectives")
-def slo(reports: ReportsOf, span: SpanOf) -> dict[str, Any]:
+def slo(answer: AnswerOf, reports: ReportsOf, span: SpanOf) -> Any:
     """Each objective over its window that ends now, or over the given range: compliance, what is left of its error
     budget, burn rates, percentiles."""
-    return reports.slo(span)
+    return answer(reports.slo(span))
 
 
 @router.get("/budgets", response_model=schemas.Budgets, summary="Budgets")
-def budgets(reports: ReportsOf, span: SpanOf) -> dict[str, Any]:
+def budgets(answer: AnswerOf, reports: ReportsOf, span: SpanOf) -> Any:
     """Each budget's current window, or all its windows in the given range: limit, spend, state, forecast."""
-    return reports.budgets(span)
+    return answer(reports.budgets(span))

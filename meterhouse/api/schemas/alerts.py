@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from meterhouse.api.schemas.common import Count, Window
 
 AlertKind = Literal["threshold", "forecast", "unpriced", "meter_behind"]
+SIGNED = "who does it, where that is not the caller: recorded with `via` and the caller's name"
 Name = Annotated[str, Field(min_length=1, max_length=500)]
 
 
@@ -71,7 +72,7 @@ class Acknowledgement(BaseModel):
     """Who looks after an alert."""
 
     model_config = ConfigDict(extra="forbid")
-    by: Name
+    by: Name | None = Field(None, description=SIGNED)
     note: Annotated[str, Field(max_length=500)] | None = Field(None, description="what is being done")
 
 
@@ -92,7 +93,7 @@ class NewSilence(BaseModel):
     subject: Name | None = Field(None, description="a budget, provider/model, or topic/partition")
     from_: AwareDatetime | None = Field(None, alias="from", description="unset: now")
     until: AwareDatetime = Field(description="at most 90 days after its start")
-    by: Name
+    by: Name | None = Field(None, description=SIGNED)
     reason: Name
 
 

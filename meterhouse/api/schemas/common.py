@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-Money = Annotated[str, Field(pattern=r"^-?\d+\.\d{12}$", examples=["0.000123450000"])]
+
+class Column(StrEnum):
+    """What a text of JSON is in forms that have types for it. JSON Schema does not show it."""
+
+    amount = "amount"  # money with twelve decimals, or a whole number
+    day = "day"
+    time = "time"
+
+
+Money = Annotated[str, Field(pattern=r"^-?\d+\.\d{12}$", examples=["0.000123450000"]), Column.amount]
+Amount = Annotated[str, Column.amount]
 
 
 def _whole(value: object) -> object:

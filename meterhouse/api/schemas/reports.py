@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Literal
+from typing import Annotated, Literal
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from meterhouse.api.schemas.common import AsOf, Count, Money, Window
+from meterhouse.api.schemas.common import Amount, AsOf, Column, Count, Money, Window
 
 
 class Tokens(BaseModel):
@@ -32,8 +33,8 @@ class Groups(BaseModel):
     provider: str | None = None
     operation: str | None = None
     kind: str | None = None
-    day: str | None = None
-    hour: str | None = None
+    day: Annotated[str | None, Column.day] = None
+    hour: Annotated[str | None, Column.time] = None
     month: str | None = None
 
 
@@ -49,7 +50,14 @@ class ChargeLine(ChargeFigures, Groups):
     pass
 
 
-class Chargeback(BaseModel):
+class Paged(BaseModel):
+    next: str | None = Field(
+        default=None,
+        description="where a page was asked for: give it as `after` for the next one; null: this is the last",
+    )
+
+
+class Chargeback(Paged):
     model_config = ConfigDict(populate_by_name=True)
     currency: str
     from_: datetime = Field(alias="from")
@@ -58,6 +66,73 @@ class Chargeback(BaseModel):
     lines: list[ChargeLine]
     total: ChargeFigures
     as_of: AsOf
+
+
+class Kinds(BaseModel):
+    """A text per token kind; only the one that was asked for, where one was."""
+
+    input: Amount | None = None
+    cache_read: Amount | None = None
+    cache_write: Amount | None = None
+    output: Amount | None = None
+    reasoning: Amount | None = None
+
+
+class Charge(BaseModel):
+    """One request, and what explains its cost."""
+
+    time: datetime = Field(description="when the request ended")
+    source: str
+    tenant: str
+    application: str
+    environment: str | None
+    model: str
+    provider: str
+    operation: str | None
+    status: str
+    disposition: Literal["billed", "unpriced", "unbilled"]
+    request_id: str | None
+    http_status: int | None
+    tokens: Tokens = Field(description="as the event told; only a billed charge's cost anything")
+    rate_card: int | None = Field(description="id of the rate card that priced it; null: unpriced or unbilled")
+    per_million: Kinds = Field(description="the card's price of a million tokens, by kind")
+    costs: Kinds = Field(description="by kind; they add up to `cost`")
+    cost: Money | None = Field(description="null: unpriced")
+    control_version: int = Field(description="of the control data that rated it")
+    key: UUID = Field(description="of (tenant, source, id): an event that comes twice has the same")
+    arrived: datetime = Field(description="when the log appended its record")
+    partition: int
+    offset: int
+    index: int = Field(description="place in the record's array")
+
+
+class Charges(Paged):
+    model_config = ConfigDict(populate_by_name=True)
+    currency: str
+    from_: datetime = Field(alias="from")
+    to: datetime
+    kind: str | None
+    charges: list[Charge]
+    total: ChargeFigures = Field(description="of the whole range: the charges of all pages add up to it")
+    as_of: AsOf
+
+
+class Record(BaseModel):
+    """Where a charge's event stands in the log."""
+
+    topic: str
+    partition: int
+    offset: int
+    index: int
+    arrived: datetime
+    kept: bool = Field(description="whether the log still has the record")
+    bytes: int | None = Field(description="of the record, which may hold other events too; null: it is not kept")
+
+
+class ChargeAndRecord(BaseModel):
+    currency: str
+    charge: Charge
+    record: Record
 
 
 class UsageFigures(BaseModel):
@@ -70,7 +145,7 @@ class UsageLine(UsageFigures, Groups):
     time: datetime = Field(description="start of the bucket")
 
 
-class Usage(BaseModel):
+class Usage(Paged):
     model_config = ConfigDict(populate_by_name=True)
     from_: datetime = Field(alias="from")
     to: datetime
@@ -133,14 +208,14 @@ class Budget(BaseModel):
     scope: dict[str, str]
     unit: str
     window: BudgetWindow
-    limit: str
-    spent: str
-    reserved: str
-    remaining: str
+    limit: Amount
+    spent: Amount
+    reserved: Amount
+    remaining: Amount
     state: Literal["ok", "warned", "exceeded"]
     thresholds_crossed: list[str] = Field(description="percent of the limit")
     on_exceeded: Literal["notify", "throttle", "block"]
-    forecast: str = Field(description="spend at the window's end, as weekdays of the last eight weeks went")
+    forecast: Amount = Field(description="spend at the window's end, as weekdays of the last eight weeks went")
     exceeds_on: date | None = Field(
         description="the day, in the budget's time zone, on which the forecast reaches the limit; null: it does not,"
         " or has already"

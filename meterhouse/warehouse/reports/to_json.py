@@ -14,10 +14,11 @@ from typing import Any
 
 from meterhouse.streams.budget import BudgetState
 from meterhouse.streams.control import Scope
-from meterhouse.streams.money import to_pico, to_text
+from meterhouse.streams.money import price_text, to_pico, to_text
 from meterhouse.warehouse.reports.as_of import AsOf
 from meterhouse.warehouse.reports.budgets import BudgetLine, Budgets
 from meterhouse.warehouse.reports.chargeback import Chargeback, Figures
+from meterhouse.warehouse.reports.charges import Charge, Charges
 from meterhouse.warehouse.reports.groups import datetime_of
 from meterhouse.warehouse.reports.rejects import RejectLine, Rejects
 from meterhouse.warehouse.reports.slo import ObjectiveLine, Slo
@@ -57,6 +58,19 @@ def _(report: Usage) -> Json:
             {"time": rfc3339(line.time_us), **line.groups, **_usage_figures(line.figures)} for line in report.lines
         ],
         "total": _usage_figures(report.total),
+        "as_of": as_of_json(report.as_of),
+    }
+
+
+@to_json.register
+def _(report: Charges) -> Json:
+    return {
+        "currency": report.currency,
+        "from": rfc3339(report.from_us),
+        "to": rfc3339(report.to_us),
+        "kind": report.kind,
+        "charges": [charge_json(line) for line in report.lines],
+        "total": figures_json(report.total),
         "as_of": as_of_json(report.as_of),
     }
 
@@ -119,6 +133,28 @@ def money(amount: Decimal) -> str:
 def ratio(value: Fraction | None) -> float | None:
     """Rounded to nine decimals: what is shown, never what is compared."""
     return None if value is None else float(round(value, 9))
+
+
+def charge_json(charge: Charge) -> Json:
+    def amount(pico: int | None) -> str | None:
+        return None if pico is None else to_text(pico)
+
+    return {
+        "time": rfc3339(charge.place.time_us),
+        **charge.texts,
+        "http_status": charge.http_status,
+        "tokens": dict(charge.tokens),
+        "rate_card": charge.card,
+        "per_million": {k: None if p is None else price_text(p) for k, p in charge.pico_per_token.items()},
+        "costs": {kind: amount(pico) for kind, pico in charge.costs_pico.items()},
+        "cost": amount(charge.cost_pico),
+        "control_version": charge.control_version,
+        "key": str(charge.key),
+        "arrived": rfc3339(charge.arrived_us),
+        "partition": charge.place.partition,
+        "offset": charge.place.offset,
+        "index": charge.place.index,
+    }
 
 
 def figures_json(figures: Figures) -> Json:
