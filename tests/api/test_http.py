@@ -266,7 +266,7 @@ def test_the_openapi_document_names_every_route_with_a_summary_and_its_problems(
         "/v1/budget-states", "/v1/prices", "/v1/events",
         "/v1/chargeback", "/v1/usage", "/v1/slo", "/v1/budgets", "/v1/rejects", "/v1/exports/focus",
         "/v1/charges", "/v1/charges/{partition}/{offset}/{index}",
-        "/v1/chargeback/org-tree", "/v1/chargeback/comparison", "/v1/chargeback/explanation", "/v1/forecast",
+        "/v1/audit", "/v1/chargeback/org-tree", "/v1/chargeback/comparison", "/v1/chargeback/explanation", "/v1/forecast",
         "/v1/alerts", "/v1/alerts/{alert_id}", "/v1/alerts/{alert_id}/acknowledgement",
         "/v1/silences", "/v1/silences/{silence_id}",
         "/v1/me", "/v1/keys", "/v1/keys/{key_id}", "/v1/keys/{key_id}/rotation",
