@@ -26,6 +26,7 @@ from meterhouse.api.routes import (
     audit,
     budget_states,
     charges,
+    comparison,
     events,
     exports,
     health,
@@ -87,7 +88,7 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
     app.add_middleware(SecureHeaders)
     _install_domain_errors(app)
     for routes in (
-        admissions, events, budget_states, prices, reports, charges, exports, rejects, alerts, audit, keys,
+        admissions, events, budget_states, prices, reports, charges, comparison, exports, rejects, alerts, audit, keys,
         health,
     ):  # fmt: skip
         app.include_router(routes.router)

@@ -12,6 +12,7 @@ from meterhouse.api import (
     cli_alerts,
     cli_audit,
     cli_charges,
+    cli_comparison,
     cli_demo,
     cli_export,
     cli_feed,
@@ -54,7 +55,8 @@ def settings(
 
 
 GROUPS = (
-    cli_demo, cli_work, cli_workers, cli_feed, cli_reports, cli_charges, cli_export, cli_alerts, cli_rejects, cli_audit,
+    cli_demo, cli_work, cli_workers, cli_feed, cli_reports, cli_charges, cli_comparison,
+    cli_export, cli_alerts, cli_rejects, cli_audit,
     cli_topics, cli_keys,
 )  # fmt: skip
 for group in GROUPS:

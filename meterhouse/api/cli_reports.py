@@ -70,7 +70,7 @@ def chargeback(
 
 
 def show_chargeback(report: Json) -> None:
-    title = f"Chargeback, {report['currency']}, {_range(report)}"
+    title = f"Chargeback, {report['currency']}, {range_of(report)}"
     out.print(tables.table(title, report["lines"], total=report["total"], may_go=_LESS_TOLD, console=out))
     note_as_of(report)
 
@@ -89,7 +89,7 @@ def usage(
     with errors(), House(settings_of(ctx)) as house:
         report = Reports(house, EVERYTHING).usage(span, every.value, names_of(group_by), filters)
     if not emit(form, report, report["lines"]):
-        title = f"Usage per {report['every']}, {_range(report)}"
+        title = f"Usage per {report['every']}, {range_of(report)}"
         out.print(tables.table(title, report["lines"], total=report["total"], may_go=_LESS_TOLD, console=out))
         note_as_of(report)
 
@@ -115,6 +115,7 @@ def show_slo(report: Json) -> None:
             "compliance": tables.percent(line["compliance"]),
             "budget left": tables.percent(line["error_budget_left"]),
             "state": line["state"],
+            "burning": " ".join(rule["severity"] for rule in line["burning"]) or None,
             "burn 1h": line["burn_rates"].get("1h"),
             "burn 1d": line["burn_rates"].get("1d"),
             **{f"{name} ms": value for name, value in line["duration_ms"].items()},
@@ -193,7 +194,7 @@ def show_laws(report: Json) -> None:
     note_as_of(report)
 
 
-def _range(report: Json) -> str:
+def range_of(report: Json) -> str:
     return f"{tables.shown_time(report['from'])} ‥ {tables.shown_time(report['to'])}"
 
 

@@ -19,11 +19,20 @@ from meterhouse.warehouse.books import Books, SeenBooks
 from meterhouse.warehouse.reject_resolutions import RejectPlace, Resolution
 from meterhouse.warehouse.reports.as_of import Freshness, Positions, positions_of
 from meterhouse.warehouse.reports.budgets import budgets
+from meterhouse.warehouse.reports.change_json import (
+    comparison_json,
+    explanation_json,
+    forecasts_json,
+    org_tree_json,
+)
 from meterhouse.warehouse.reports.chargeback import Chargeback, chargeback, default_range
 from meterhouse.warehouse.reports.charges import Charge, ChargePlace, Wanted, charge_at, charges
+from meterhouse.warehouse.reports.comparison import comparison, explanation
 from meterhouse.warehouse.reports.focus import FocusExport, focus
 from meterhouse.warehouse.reports.focus_query import BillingAccount, FocusQuery
+from meterhouse.warehouse.reports.forecasts import forecasts
 from meterhouse.warehouse.reports.groups import Filters, Selection
+from meterhouse.warehouse.reports.org_tree import org_tree
 from meterhouse.warehouse.reports.rejects import Place, RejectFilter, RejectLine, Rejects, rejects
 from meterhouse.warehouse.reports.slo import slo
 from meterhouse.warehouse.reports.to_json import charge_json, rfc3339, to_json
@@ -175,6 +184,27 @@ class Reports:
         fresh = self.freshness()
         between = span.or_none(fresh.read_at_us)
         return to_json(budgets(self._books, self._control, fresh.read_at_us, between, fresh))
+
+    def org_tree(self, span: Span, filters: Filters) -> Json:
+        fresh = self.freshness()
+        selection = Selection(*span.or_month(fresh.read_at_us), filters)
+        return org_tree_json(org_tree(self._books, self._with_every_card(), selection, fresh))
+
+    def comparison(self, span: Span, group_by: Sequence[str], filters: Filters) -> Json:
+        fresh = self.freshness()
+        selection = Selection(*span.or_month(fresh.read_at_us), filters)
+        return comparison_json(comparison(self._books, self._with_every_card(), selection, group_by, fresh))
+
+    def explanation(self, span: Span, filters: Filters) -> Json:
+        fresh = self.freshness()
+        selection = Selection(*span.or_month(fresh.read_at_us), filters)
+        return explanation_json(explanation(self._books, self._with_every_card(), selection, fresh))
+
+    def forecast(self, span: Span, group_by: Sequence[str], filters: Filters) -> Json:
+        fresh = self.freshness()
+        selection = Selection(*span.or_month(fresh.read_at_us), filters)
+        snapshot = self._with_every_card()
+        return forecasts_json(forecasts(self._books, snapshot, selection, group_by, fresh.read_at_us, fresh))
 
     def rejects(self, matching: RejectFilter, after: str | None, limit: int, *, resolved: bool = False) -> Json:
         """A page of `limit` rejects, each with what was done about it; those that are done with only if `resolved`."""

@@ -8,8 +8,13 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 
 
+def every_route(app: FastAPI) -> Iterator[RouteContext]:
+    """Each route, those of included routers too: `app.routes` has a router where its routes would be."""
+    yield from iter_route_contexts(app.routes)
+
+
 def routes_of(app: FastAPI) -> Iterator[RouteContext]:
-    """Each route of the API, those of included routers too: `app.routes` has a router where its routes would be."""
-    for route in iter_route_contexts(app.routes):
+    """Each route of the API."""
+    for route in every_route(app):
         if isinstance(route.original_route, APIRoute):
             yield route

@@ -16,6 +16,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from meterhouse.streams.bill_change import PARTS
+
 Json = Mapping[str, Any]
 
 STATE_STYLES: Final = {
@@ -27,7 +29,9 @@ STATE_STYLES: Final = {
     "balanced": "green",
     "differs": "bold red",
 }
-_MONEY: Final = frozenset({"cost", "limit", "spent", "reserved", "remaining", "forecast"})
+_MONEY: Final = frozenset(
+    {"cost", "limit", "spent", "reserved", "remaining", "forecast", "difference", "now", "before", *PARTS}
+)
 _ANY_WIDTH: Final = 10_000
 _SHOWN_DECIMALS: Final = 6
 """A table shows money to the micro-unit; JSON and CSV have all twelve decimals."""
@@ -156,7 +160,8 @@ def shown_money(text: str) -> str:
         return text
     kept, lost = decimals[:_SHOWN_DECIMALS], decimals[_SHOWN_DECIMALS:]
     mark = "…" if lost.strip("0") else ""
-    return f"{int(whole):,}.{kept}{mark}" if kept else f"{int(whole):,}"
+    shown = f"{'-' if whole.startswith('-') else ''}{abs(int(whole)):,}"
+    return f"{shown}.{kept}{mark}" if kept else shown
 
 
 def _leaf(name: str) -> str:

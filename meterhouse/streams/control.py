@@ -5,10 +5,13 @@ A snapshot is loaded by `warehouse.control` and polled; each charge stores the v
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal
+from typing import Final, Literal
+
+EVER_US: Final = 0
+"""Where a tenant's first place begins: before any event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +20,20 @@ class Tenant:
     name: str
     org: tuple[str, ...] = ()  # from the root to the leaf; the tenant belongs to each of these org units
     cost_center: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tenant stands in the organisation, and who pays for it, from `from_us` until its next place begins."""
+
+    tenant: str
+    from_us: int  # EVER_US: its first one
+    org: tuple[str, ...] = ()
+    cost_center: str | None = None
+
+    def is_as(self, other: Place | Tenant) -> bool:
+        """Whether both are the same org unit and cost center."""
+        return (self.org, self.cost_center) == (other.org, other.cost_center)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +114,16 @@ class Snapshot:
     budgets: tuple[Budget, ...] = ()
     objectives: tuple[Objective, ...] = ()
     strict_tenants: bool = True  # an unknown tenant's events are rejected
+    places: tuple[Place, ...] = ()
+    """Of the tenants that ever moved, by tenant and time: each tenant's last one is where `tenants` says. Others have
+    stood there for ever. Only reports look at it: budgets and objectives go by `tenants`."""
+
+    def places_by_tenant(self) -> Mapping[str, Sequence[Place]]:
+        """Every tenant's places, oldest first; the first is from EVER_US."""
+        moved: dict[str, list[Place]] = {}
+        for place in self.places:
+            moved.setdefault(place.tenant, []).append(place)
+        return {t.id: moved.get(t.id) or [Place(t.id, EVER_US, t.org, t.cost_center)] for t in self.tenants}
 
     @property
     def known_tenants(self) -> frozenset[str] | None:

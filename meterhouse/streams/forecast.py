@@ -61,9 +61,9 @@ def days_between(zone: str, from_us: int, to_us: int) -> tuple[Day, ...]:
 
 
 def forecast(
-    spent: int, limit: int, window: Sequence[Day], now_us: int, history: Sequence[tuple[date, int]] = ()
+    spent: int, limit: int | None, window: Sequence[Day], now_us: int, history: Sequence[tuple[date, int]] = ()
 ) -> Forecast:
-    """Of a budget that has spent so much of `limit` in the window that these days tile.
+    """Of a budget, or of anything without a limit, that has spent so much in the window that these days tile.
 
     `history`: spend by complete day before the day of `now_us`, ascending, each day there, those without spend as 0.
     Days before the first spend are not history: the scope was not there yet. With too little of it
@@ -75,7 +75,7 @@ def forecast(
     ahead = [day for day in window if day.end_us > now_us]
     level, expected = _by_weekday(spent, window, ahead, now_us, history) or _as_it_went(spent, window, ahead, now_us)
     amount = round(spent + level * sum(expected))
-    if spent >= limit or amount < limit:
+    if limit is None or spent >= limit or amount < limit:
         return Forecast(amount, None)
     so_far = Fraction(0)
     for day, more in zip(ahead, expected, strict=True):

@@ -16,9 +16,10 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from meterhouse.streams.control import Budget, Objective, RateCard, Scope, Snapshot, Tenant, WindowSpec
+from meterhouse.streams.control import EVER_US, Budget, Objective, Place, RateCard, Scope, Snapshot, Tenant, WindowSpec
 from meterhouse.warehouse.audit import UNKNOWN, Deed, append
 from meterhouse.warehouse.control_fields import Problem
+from meterhouse.warehouse.control_places import place_name
 from meterhouse.warehouse.control_plan import Plan
 from meterhouse.warehouse.control_rates import card_name
 from meterhouse.warehouse.control_tables import (
@@ -27,6 +28,7 @@ from meterhouse.warehouse.control_tables import (
     CONTROL_VERSIONS,
     OBJECTIVES,
     RATE_CARDS,
+    TENANT_PLACES,
     TENANTS,
 )
 from meterhouse.warehouse.database import ControlUnavailable, available, reading, writing
@@ -111,6 +113,7 @@ class ControlStore:
                     "applied a file; look at what it changed and apply again"
                 )
             _sync(connection, TENANTS, _tenant_rows(target))
+            _write_places(connection, plan)
             _write_cards(connection, plan)
             _sync(connection, BUDGETS, _budget_rows(target))
             _sync(connection, OBJECTIVES, _objective_rows(target))
@@ -149,7 +152,10 @@ def _deed(plan: Plan, changes: Sequence[Mapping[str, object]], actor: str | None
 
 
 def _still_ahead(plan: Plan, now_us: int) -> None:
-    """A card may have come into force between the plan and now; then it is no longer the plan's to change."""
+    """A card or place may have come into force between the plan and now; then it is no longer the plan's to change."""
+    for place in plan.current.places:
+        if plan.made_us < place.from_us <= now_us and place not in plan.target.places:
+            raise ControlConflict(f"{place_name(place)} came into force since the plan was made: apply again")
     after = {card.id: card for card in plan.target.rate_cards}
     for card in plan.current.rate_cards:
         kept = after.get(card.id)
@@ -183,6 +189,17 @@ def _snapshot(connection: sa.Connection) -> Snapshot:
         budgets=tuple(map(_budget, rows(BUDGETS))),
         objectives=tuple(map(_objective, rows(OBJECTIVES))),
         strict_tenants=head["strict_tenants"],
+        places=_places(connection),
+    )
+
+
+def _places(connection: sa.Connection) -> tuple[Place, ...]:
+    """Of the tenants that ever moved."""
+    moved = sa.select(TENANT_PLACES.c.tenant).where(TENANT_PLACES.c.from_us > EVER_US)
+    query = sa.select(TENANT_PLACES).where(TENANT_PLACES.c.tenant.in_(moved)).order_by("tenant", "from_us")
+    return tuple(
+        Place(row["tenant"], row["from_us"], tuple(row["org"]), row["cost_center"])
+        for row in connection.execute(query).mappings()
     )
 
 
@@ -243,6 +260,33 @@ def _tenant_rows(target: Snapshot) -> list[dict[str, Any]]:
         {"id": t.id, "place": place, "name": t.name, "org": list(t.org), "cost_center": t.cost_center}
         for place, t in enumerate(target.tenants)
     ]
+
+
+def _write_places(connection: sa.Connection, plan: Plan) -> None:
+    """Those that the plan adds or takes away; of others the version that recorded them stays."""
+    stored, target = (
+        {(place.tenant, place.from_us): place for places in each.places_by_tenant().values() for place in places}
+        for each in (plan.current, plan.target)
+    )
+    gone = [{"gone_tenant": key[0], "gone_us": key[1]} for key, place in stored.items() if target.get(key) != place]
+    if gone:
+        of_key = sa.and_(
+            TENANT_PLACES.c.tenant == sa.bindparam("gone_tenant"), TENANT_PLACES.c.from_us == sa.bindparam("gone_us")
+        )
+        connection.execute(sa.delete(TENANT_PLACES).where(of_key), gone)
+    new = [
+        {
+            "tenant": place.tenant,
+            "from_us": place.from_us,
+            "org": list(place.org),
+            "cost_center": place.cost_center,
+            "recorded_version": plan.target.version,
+        }
+        for key, place in target.items()
+        if stored.get(key) != place
+    ]
+    if new:
+        connection.execute(sa.insert(TENANT_PLACES), new)
 
 
 def _budget_rows(target: Snapshot) -> list[dict[str, Any]]:

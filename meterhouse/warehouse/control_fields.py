@@ -107,6 +107,17 @@ class Entry:
         """The mapping under `key`, which must be there."""
         return Entry(self.nodes[key], f"{self.path}.{key}", known, self._problems, self._about)
 
+    def each(self, key: str, known: Sequence[str], most: int) -> list[Entry]:
+        """The mappings of the list under `key`: at least one, at most `most`."""
+        node = self.nodes.get(key)
+        if node is None or not isinstance(node.value, list) or not 1 <= len(node.value) <= most:
+            self.tell(f"must be a list of {'exactly one' if most == 1 else f'one to {most}'}", key)
+            return []
+        paths = (f"{self.path}.{key}[{place}]" for place in range(len(node.value)))
+        return [
+            Entry(item, path, known, self._problems, self._about) for item, path in zip(node.value, paths, strict=True)
+        ]
+
     def located(self, value: T) -> Located[T]:
         """`value`, read from this entry, with its place."""
         return Located(value, self.path, self.line, self._about, self.sound)

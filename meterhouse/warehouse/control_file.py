@@ -1,5 +1,8 @@
 """The control file: YAML text → values, and everything that is wrong with it.
 
+It is one document with our sections, or OpenSLO documents (`control_openslo`), or both: the objectives of the file are
+all that are in either.
+
 What can be told from the file alone is told here (shapes, numbers, times, ids twice); what needs the control data that
 is in force is told by `control_plan`.
 """
@@ -7,10 +10,11 @@ is in force is told by `control_plan`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any, Final, TypeVar, cast
+from functools import partial
+from typing import Final, TypeVar, cast
 
 from meterhouse.ingest.event import TOKEN_KINDS
 from meterhouse.streams.control import (
@@ -19,7 +23,6 @@ from meterhouse.streams.control import (
     Objective,
     OnExceeded,
     RateCard,
-    Scope,
     Tenant,
     WhenStale,
     WindowSpec,
@@ -34,12 +37,14 @@ from meterhouse.warehouse.control_fields import (
     number,
     one_of,
     price,
-    share,
     time_us,
     time_zone,
     truth,
     whole,
 )
+from meterhouse.warehouse.control_objectives import read_objective, scope_of
+from meterhouse.warehouse.control_openslo import is_openslo, read_openslo
+from meterhouse.warehouse.control_places import Move
 from meterhouse.warehouse.control_yaml import Node, load
 
 T = TypeVar("T")
@@ -56,12 +61,8 @@ MAX_THROTTLE_PER_MINUTE: Final = 60_000
 MIN_STALE_S: Final = 5
 """States say how fresh they are about once a second; a rebalance of workers or meters takes some seconds."""
 MAX_STALE_S: Final = 86_400
-MAX_WINDOW_DAYS: Final = 366
-MAX_BELOW_MS: Final = 86_400_000
-"""A day: no request takes longer."""
 
 TOP_KEYS: Final = ("currency", "strict_tenants", "tenants", "rate_card", "budgets", "objectives")
-SCOPE_KEYS: Final = ("tenant", "org_unit", "application", "model")
 KINDS: Final = tuple(kind.name for kind in TOKEN_KINDS)
 
 
@@ -76,10 +77,12 @@ class ControlFile:
     currency: Located[str] | None = None
     strict_tenants: bool | None = None
     tenants: tuple[Located[Tenant], ...] | None = None
+    moves: Mapping[str, Move] = field(default_factory=dict)  # by tenant id, where the file says anything of them
     rate_cards: tuple[Located[RateCard], ...] | None = None
     budgets: tuple[Located[Budget], ...] | None = None
     objectives: tuple[Located[Objective], ...] | None = None
     problems: tuple[Problem, ...] = ()
+    notes: tuple[Problem, ...] = ()  # what is in the file, but not read
     unread: bool = False
 
 
@@ -92,27 +95,41 @@ def parse(content: str | bytes) -> ControlFile:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         return _unreadable(f"is not UTF-8 (byte {error.start}): save it as UTF-8")
-    root, yaml_problems = load(text)
+    roots, yaml_problems = load(text)
     problems = [Problem("the file", problem.message, problem.line) for problem in yaml_problems]
-    if root is None:
+    if not roots:
         problems = problems or [Problem("the file", "is empty: write at least one section, like `tenants:`")]
         return ControlFile(problems=tuple(problems), unread=True)
-    top = Entry(root, "", TOP_KEYS, problems, about="")
+    ours = [root for root in roots if not is_openslo(root)]
+    if len(ours) > 1:
+        message = (
+            "begins a second document with sections: keep one; only OpenSLO documents (`apiVersion`) may be several"
+        )
+        return ControlFile(problems=(*problems, Problem("the file", message, ours[1].line)), unread=True)
+    root = ours[0] if ours else Node({}, 1)
     if not isinstance(root.value, dict):
         return _unreadable(f"is {root.what}: it must be a mapping with sections like `tenants:`")
+    return _parsed(root, [each for each in roots if is_openslo(each)], problems)
+
+
+def _parsed(root: Node, documents: list[Node], problems: list[Problem]) -> ControlFile:
+    top = Entry(root, "", TOP_KEYS, problems, about="")
     before = len(problems)
     sections = {key: _section(top, key) for key in ("tenants", "rate_card", "budgets", "objectives")}
     unread = len(problems) > before
-    return ControlFile(
+    moves: dict[str, Move] = {}
+    file = ControlFile(
         currency=_currency(top),
         strict_tenants=top.maybe("strict_tenants", truth),
-        tenants=_read(sections["tenants"], "tenants", _tenant, lambda tenant: tenant.id, problems),
+        tenants=_read(sections["tenants"], "tenants", partial(_tenant, moves), lambda tenant: tenant.id, problems),
+        moves=moves,
         rate_cards=_read(sections["rate_card"], "rate_card", _rate_card, _card_key, problems),
         budgets=_read(sections["budgets"], "budgets", _budget, lambda budget: budget.id, problems),
-        objectives=_read(sections["objectives"], "objectives", _objective, lambda objective: objective.id, problems),
-        problems=tuple(problems),
         unread=unread,
     )
+    stated = _read(sections["objectives"], "objectives", read_objective, lambda objective: objective.id, problems)
+    objectives, notes = read_openslo(documents, stated, problems)
+    return replace(file, objectives=objectives, problems=tuple(problems), notes=tuple(notes))
 
 
 def _unreadable(message: str) -> ControlFile:
@@ -168,8 +185,9 @@ def _currency(top: Entry) -> Located[str] | None:
     return Located(found, "currency", top.nodes["currency"].line, "") if found else None
 
 
-def _tenant(node: Node, path: str, problems: list[Problem]) -> Located[Tenant]:
-    entry = Entry(node, path, ("id", "name", "org", "cost_center"), problems)
+def _tenant(moves: dict[str, Move], node: Node, path: str, problems: list[Problem]) -> Located[Tenant]:
+    """The tenant; what its entry says of its move goes into `moves`."""
+    entry = Entry(node, path, ("id", "name", "org", "cost_center", "org_from", "correct_history"), problems)
     id_ = entry.take("id", name, "")
     org = entry.many("org", name, MAX_ORG_LEVELS)
     if len(set(org)) < len(org):
@@ -177,6 +195,11 @@ def _tenant(node: Node, path: str, problems: list[Problem]) -> Located[Tenant]:
     tenant = Tenant(
         id=id_, name=entry.maybe("name", name) or id_, org=org, cost_center=entry.maybe("cost_center", name)
     )
+    move = Move(entry.maybe("org_from", time_us), entry.maybe("correct_history", truth) or False)
+    if move.corrects and move.from_us is None:
+        entry.tell("needs org_from beside it: say from when on the place holds", "correct_history")
+    if move != Move():
+        moves[id_] = move
     return entry.located(tenant)
 
 
@@ -212,19 +235,6 @@ def _rate_card(node: Node, path: str, problems: list[Problem]) -> Located[RateCa
         approved_by=entry.maybe("approved_by", name),
     )
     return entry.located(card)
-
-
-def _scope(entry: Entry) -> Scope:
-    if not entry.has("scope"):
-        entry.tell("is missing: say what it covers, like {tenant: acme}, or {} for the whole platform", "scope")
-        return Scope()
-    scope = entry.child("scope", SCOPE_KEYS)
-    return Scope(
-        tenant=scope.maybe("tenant", name),
-        org_unit=scope.maybe("org_unit", name),
-        application=scope.maybe("application", name),
-        model=scope.maybe("model", name),
-    )
 
 
 def _window(entry: Entry) -> WindowSpec:
@@ -270,7 +280,7 @@ def _budget(node: Node, path: str, problems: list[Problem]) -> Located[Budget]:
         entry.tell("has a meaning only beside on_exceeded: throttle", "throttle_per_minute")
     budget = Budget(
         id=entry.take("id", name, ""),
-        scope=_scope(entry),
+        scope=scope_of(entry),
         window=_window(entry),
         limit_pico=entry.maybe("limit", money),
         limit_tokens=entry.maybe("limit_tokens", whole(1, 2**62)),
@@ -281,21 +291,3 @@ def _budget(node: Node, path: str, problems: list[Problem]) -> Located[Budget]:
         stale_after_s=entry.maybe("stale_after_s", whole(MIN_STALE_S, MAX_STALE_S)) or 60,
     )
     return entry.located(budget)
-
-
-def _objective(node: Node, path: str, problems: list[Problem]) -> Located[Objective]:
-    entry = Entry(node, path, ("id", "scope", "sli", "below_ms", "target", "window_days"), problems)
-    sli = entry.take("sli", one_of("duration", "time_to_first_token", "availability"), "")
-    if sli == "availability" and entry.has("below_ms"):
-        entry.tell("has no meaning for availability: remove it", "below_ms")
-    elif sli in ("duration", "time_to_first_token") and not entry.has("below_ms"):
-        entry.tell(f"is missing: say below how many milliseconds a {sli} is good", "below_ms")
-    objective = Objective(
-        id=entry.take("id", name, ""),
-        scope=_scope(entry),
-        sli=cast(Any, sli),
-        below_ms=entry.maybe("below_ms", whole(1, MAX_BELOW_MS)),
-        target=entry.take("target", share, Decimal("0.5")),
-        window_days=entry.take("window_days", whole(1, MAX_WINDOW_DAYS), 1),
-    )
-    return entry.located(objective)

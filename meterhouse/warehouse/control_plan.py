@@ -12,9 +12,10 @@ from decimal import Decimal
 from typing import Final, Literal, TypeVar
 
 from meterhouse.ingest.event import TOKEN_KINDS
-from meterhouse.streams.control import Budget, Objective, RateCard, Scope, Snapshot, Tenant
+from meterhouse.streams.control import Budget, Objective, Place, RateCard, Scope, Snapshot, Tenant
 from meterhouse.warehouse.control_fields import PICO, Located, Problem, nearest, time_text
 from meterhouse.warehouse.control_file import ControlFile
+from meterhouse.warehouse.control_places import merge_places, place_fields, place_name
 from meterhouse.warehouse.control_rates import card_key, card_name, merge_cards
 
 T = TypeVar("T")
@@ -68,6 +69,7 @@ class Plan:
     changes: tuple[Change, ...] = ()
     warnings: tuple[Problem, ...] = ()
     problems: tuple[Problem, ...] = ()
+    made_us: int = 0  # the time it was made for
 
 
 def plan(file: ControlFile, current: Snapshot, now_us: int) -> Plan:
@@ -75,6 +77,7 @@ def plan(file: ControlFile, current: Snapshot, now_us: int) -> Plan:
     if file.unread:
         return Plan(current, current, problems=file.problems)
     merged = merge_cards(current.rate_cards, file.rate_cards or (), now_us)
+    placed = merge_places(current, file.tenants or (), file.moves, now_us)
     target = Snapshot(
         version=current.version + 1,
         currency=file.currency.value if file.currency else current.currency,
@@ -83,20 +86,23 @@ def plan(file: ControlFile, current: Snapshot, now_us: int) -> Plan:
         budgets=current.budgets if file.budgets is None else _values(file.budgets),
         objectives=current.objectives if file.objectives is None else _values(file.objectives),
         strict_tenants=current.strict_tenants if file.strict_tenants is None else file.strict_tenants,
+        places=placed.places,
     )
+    warnings = (*file.notes, *placed.warnings, *merged.warnings)
     problems = [
         *file.problems,
+        *placed.problems,
         *merged.problems,
         *_currency(file, current),
         *_references(file, target),
         *_counts(target),
     ]
     if problems:
-        return Plan(current, current, warnings=tuple(merged.warnings), problems=tuple(problems))
+        return Plan(current, current, warnings=warnings, problems=tuple(problems))
     changes = diff(current, target)
     if not changes:
-        return Plan(current, current, warnings=tuple(merged.warnings))
-    return Plan(current, target, changes=changes, warnings=tuple(merged.warnings))
+        return Plan(current, current, warnings=warnings)
+    return Plan(current, target, changes=changes, warnings=warnings, made_us=now_us)
 
 
 def _values(entries: Sequence[Located[T]] | None) -> tuple[T, ...]:
@@ -206,10 +212,22 @@ def diff(before: Snapshot, after: Snapshot) -> tuple[Change, ...]:
     return (
         *(Change("change", "settings", change.field, (change,)) for change in settings),
         *_section("tenants", before.tenants, after.tenants, lambda tenant: tenant.id, tenant_fields),
+        *_section("places", *_told_places(before, after), place_name, place_fields),
         *_cards(before.rate_cards, after.rate_cards),
         *_section("budgets", before.budgets, after.budgets, lambda budget: budget.id, budget_fields),
         *_section("objectives", before.objectives, after.objectives, lambda objective: objective.id, objective_fields),
     )
+
+
+def _told_places(before: Snapshot, after: Snapshot) -> tuple[list[Place], list[Place]]:
+    """Places of tenants that were there before: the first place of a new one is told with it."""
+    known = {tenant.id for tenant in before.tenants}
+
+    def told(snapshot: Snapshot) -> list[Place]:
+        by_tenant = snapshot.places_by_tenant()
+        return [place for tenant in sorted(known & by_tenant.keys()) for place in by_tenant[tenant]]
+
+    return told(before), told(after)
 
 
 def _section(
@@ -256,7 +274,7 @@ def _cards(before: Sequence[RateCard], after: Sequence[RateCard]) -> list[Change
 
 
 def tenant_fields(tenant: Tenant) -> dict[str, str | None]:
-    return {"name": tenant.name, "org": " / ".join(tenant.org) or None, "cost_center": tenant.cost_center}
+    return {"name": tenant.name, **place_fields(tenant)}
 
 
 def card_fields(card: RateCard) -> dict[str, str | None]:

@@ -1,4 +1,4 @@
-"""YAML as the control file uses it: mappings, lists and texts, each with its line.
+"""YAML as the control file uses it: documents of mappings, lists and texts, each with its line.
 
 A scalar stays the text that stands in the file, so `2.50` does not pass through a float on its way to a price and an
 id `no` is not a boolean. Only a plain `null`, `~` or nothing at all is None. Anchors, aliases and tags are refused: a
@@ -15,6 +15,9 @@ import yaml
 
 MAX_DEPTH: Final = 12
 """The control file needs five levels."""
+
+MAX_DOCUMENTS: Final = 10_000
+"""As many as there may be objectives: each may be a document of its own."""
 
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 
@@ -55,38 +58,37 @@ class _Frame:
     key: str | None = None
 
 
-def load(text: str) -> tuple[Node | None, list[YamlProblem]]:
-    """The document's root (None when the file is empty or cannot be read) and what is wrong with it as YAML."""
+def load(text: str) -> tuple[list[Node], list[YamlProblem]]:
+    """The roots of its documents (none when the file is empty or cannot be read) and what is wrong with it as YAML.
+    A document without anything in it, as after a last `---`, is none."""
     composer = _Composer()
     try:
         # libyaml where PyYAML was built with it: the same events, several times faster.
         composer.compose(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        return None, [*composer.problems, YamlProblem(line, f"is not YAML: {error.problem}")]
+        return [], [*composer.problems, YamlProblem(line, f"is not YAML: {error.problem}")]
     except yaml.YAMLError as error:
-        return None, [*composer.problems, YamlProblem(1, f"is not YAML: {error}")]
+        return [], [*composer.problems, YamlProblem(1, f"is not YAML: {error}")]
     except _Refused:
-        return None, composer.problems
-    return composer.root, composer.problems
+        return [], composer.problems
+    return composer.roots, composer.problems
 
 
 class _Composer:
     """Builds nodes from PyYAML's events with a stack of its own, so that depth is a limit and not a crash."""
 
     def __init__(self) -> None:
-        self.root: Node | None = None
+        self.roots: list[Node] = []
         self.problems: list[YamlProblem] = []
         self._open: list[_Frame] = []
-        self._documents = 0
 
     def compose(self, events: Iterable[Any]) -> None:
         for event in events:
             line = event.start_mark.line + 1
             if isinstance(event, yaml.DocumentStartEvent):
-                self._documents += 1
-                if self._documents > 1:
-                    self._refuse(line, "holds a second document: keep one and remove the `---` between them")
+                if len(self.roots) >= MAX_DOCUMENTS:
+                    self._refuse(line, f"begins one more document than {MAX_DOCUMENTS}: apply them in several files")
             elif isinstance(event, yaml.AliasEvent):
                 self._refuse(line, "uses an alias (*): write the value out")
             elif isinstance(event, yaml.NodeEvent):
@@ -110,7 +112,8 @@ class _Composer:
 
     def _add(self, node: Node) -> None:
         if not self._open:
-            self.root = node
+            if node.value is not None:
+                self.roots.append(node)
             return
         frame = self._open[-1]
         if isinstance(frame.value, list):

@@ -62,6 +62,7 @@ class View:
         return replace(
             snapshot,
             tenants=tuple(tenant for tenant in snapshot.tenants if tenant.id in tenants),
+            places=tuple(place for place in snapshot.places if place.tenant in tenants),
             rate_cards=tuple(card for card in snapshot.rate_cards if card.tenant is None or card.tenant in tenants),
             budgets=tuple(budget for budget in snapshot.budgets if self.sees_all_of(budget.scope)),
             objectives=tuple(each for each in snapshot.objectives if self._sees_any_of(each, snapshot)),

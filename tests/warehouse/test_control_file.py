@@ -106,7 +106,7 @@ def test_all_problems_of_a_file_are_told_together() -> None:
         'currency (line 1) is "euro": write an ISO 4217 code, like USD or EUR',
         (
             "tenants[1].cost_centre (acme, line 4) is not known here (did you mean `cost_center`?): the keys are `id`, "
-            "`name`, `org`, `cost_center`"
+            "`name`, `org`, `cost_center`, `org_from`, `correct_history`"
         ),
         "tenants[1].org (acme, line 4) names an org unit twice: name each level once, from the root to the leaf",
         'tenants[1] (acme, line 4) has the id "acme" of tenants[0] again: remove one or change it',
@@ -195,7 +195,7 @@ def test_a_wrong_field_is_told_with_its_path_and_what_to_do(old: str, new: str, 
         ("tenants: &all []\nbudgets: *all\n", "uses an anchor"),
         ("budgets: *all\n", "uses an alias"),
         ("tenants: !!python/object:os.system []\n", "uses a tag"),
-        ("tenants: []\n---\nbudgets: []\n", "second document"),
+        ("tenants: []\n---\nbudgets: []\n", "second document with sections"),
         ("tenants: []\ntenants: []\n", "says `tenants` twice (first on line 1)"),
         ("? [a]\n: b\n", "a key is a text"),
         ("[" * 5000, "nested deeper than"),

@@ -14,7 +14,7 @@ import pytest
 from meterhouse.streams.control import Objective, Scope
 from meterhouse.warehouse.lake import Lake, LakeConfig
 from meterhouse.warehouse.reports.query import DAY_US
-from meterhouse.warehouse.reports.slo import slo
+from meterhouse.warehouse.reports.slo import burn_rules, slo
 from meterhouse.warehouse.reports.to_json import to_json
 from tests.builders import HOUR_US, MINUTE_US, SECOND_US, T0_US
 from tests.warehouse.filled import SNAPSHOT, fill, microseconds
@@ -151,6 +151,23 @@ def test_an_objective_burns_when_both_windows_of_a_pair_do(tmp_path_factory: pyt
     # 1h/5m: 6.67 and 10 are below 14.4; 6h/30m: 40 of 150 is 2.67, below 6; 1d/2h: 2.67 < 3; 3d/6h: both over 1.
     assert line["burning"] == [{"long": "3d", "short": "6h", "factor": 1.0, "severity": "ticket"}]
     assert line["state"] == "missed"
+
+
+@pytest.mark.parametrize(
+    ("days", "rules"),
+    [
+        (30, [("1h", "5m", "14.4"), ("6h", "30m", "6"), ("1d", "2h", "3"), ("3d", "6h", "1")]),
+        (7, [("1h", "5m", "3.36"), ("6h", "30m", "1.4"), ("1d", "2h", "1"), ("3d", "6h", "1")]),
+        (90, [("1h", "5m", "43.2"), ("6h", "30m", "18"), ("1d", "2h", "9"), ("3d", "6h", "3")]),
+        (1, [("1h", "5m", "1"), ("6h", "30m", "1")]),
+    ],
+)
+def test_a_rule_is_the_same_share_of_the_budget_whatever_the_window(
+    days: int, rules: list[tuple[str, str, str]]
+) -> None:
+    assert [(rule.long, rule.short, rule.factor) for rule in burn_rules(days)] == [
+        (long, short, Fraction(factor)) for long, short, factor in rules
+    ]
 
 
 def test_without_requests_nothing_is_claimed(lake: Lake) -> None:

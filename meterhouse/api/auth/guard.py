@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Final, Protocol
 
 from fastapi import Depends, FastAPI, Request, params
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
-from starlette.routing import BaseRoute
+from fastapi.routing import APIRoute, RouteContext
 
 from meterhouse.api.auth.caller import Caller, Permission
 from meterhouse.api.auth.rates import Rates
+from meterhouse.api.operations import every_route
 from meterhouse.api.problems import Problem
 
 PUBLIC: Final = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -65,17 +64,12 @@ def only(permission: Permission) -> list[params.Depends]:
     return [params.Depends(needs(permission))]
 
 
-def routes_of(app: FastAPI) -> Iterator[tuple[str, BaseRoute]]:
-    """Every route with its path, those of included routers too: these are not among `app.routes` themselves."""
-    for context in iter_route_contexts(app.routes):
-        yield context.path or "", context.original_route
-
-
 def check_guarded(app: FastAPI) -> None:
     """Raises RouteUnguarded unless each route is public or asks for a permission."""
-    for path, route in routes_of(app):
-        if path not in PUBLIC | DOCUMENTATION and not (isinstance(route, APIRoute) and permissions_of(route)):
-            raise RouteUnguarded(f"{path} asks for no permission: give it or its router `dependencies=only(...)`")
+    for route in every_route(app):
+        guarded = isinstance(route.original_route, APIRoute) and permissions_of(route)
+        if route.path not in PUBLIC | DOCUMENTATION and not guarded:
+            raise RouteUnguarded(f"{route.path} asks for no permission: give it or its router `dependencies=only(...)`")
 
 
 def permissions_of(route: APIRoute | RouteContext) -> list[Permission]:

@@ -21,7 +21,7 @@ class Tokens(BaseModel):
     reasoning: Count | None = None
 
 
-class _Groups(BaseModel):
+class Groups(BaseModel):
     """The group columns that were asked for; others are absent."""
 
     tenant: str | None = None
@@ -46,7 +46,7 @@ class ChargeFigures(BaseModel):
     cost: Money
 
 
-class ChargeLine(ChargeFigures, _Groups):
+class ChargeLine(ChargeFigures, Groups):
     pass
 
 
@@ -141,7 +141,7 @@ class UsageFigures(BaseModel):
     tokens: Tokens = Field(description="of every request, whatever its status")
 
 
-class UsageLine(UsageFigures, _Groups):
+class UsageLine(UsageFigures, Groups):
     time: datetime = Field(description="start of the bucket")
 
 

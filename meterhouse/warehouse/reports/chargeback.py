@@ -22,11 +22,10 @@ from meterhouse.warehouse.reports.groups import (
     check_range,
     chosen,
     fact_keys,
-    filtered,
-    joined,
     month_of,
+    source_of,
 )
-from meterhouse.warehouse.reports.query import COST, KIND_COSTS, REQUESTS, TOKENS, Query, facts, pieces
+from meterhouse.warehouse.reports.query import COST, KIND_COSTS, REQUESTS, TOKENS, Query, facts
 
 default_range = month_of
 """default_range(now_us) → (from_us, to_us): the current month of UTC, whole."""
@@ -68,28 +67,38 @@ def chargeback(
     """Lines per `group_by` (names of `groups.GROUPS`), sorted by them in that order, absent values first.
 
     Times are UTC: a `day`, `hour` or `month` is UTC's. `org_unit` is the tenant's whole path (`group/consumer`), so
-    that lines add up; it and `cost_center` are those of today's control data. With `kind` there is a line per token
-    kind: its tokens and cost are that kind's alone, while its requests are all the requests of the other groups, and
-    stand in each of the five kinds' lines. Tokens and cost of the lines always add up to the total, which is summed
-    without the groups; requests do so too unless `kind` is among them.
+    that lines add up. What a tenant spent counts for the org unit and the cost center where it stood at the request's
+    time, to the microsecond: a tenant that moved within the range is in the lines of both.
+
+    With `kind` there is a line per token kind: its tokens and cost are that kind's alone, while its requests are all
+    the requests of the other groups, and stand in each of the five kinds' lines. Tokens and cost of the lines always
+    add up to the total, which is summed without the groups; requests do so too unless `kind` is among them.
 
     Raises ReportError on unknown groups or filters, an empty range or too many lines; BooksError when lines and total
     differ.
     """
     check_range(selection.from_us, selection.to_us)
     groups = chosen(group_by)
-    query = chargeback_query(snapshot, selection, groups)
     with books.read() as cursor:
-        rows = query.rows(cursor)
+        lines, total = lines_of(cursor, snapshot, selection, groups)
         figures_as_of = as_of(books, cursor, freshness)
+    return Chargeback(
+        snapshot.currency, selection.from_us, selection.to_us, tuple(group_by), lines, total, figures_as_of
+    )
+
+
+def lines_of(
+    cursor: Cursor, snapshot: Snapshot, selection: Selection, groups: Sequence[Group]
+) -> tuple[tuple[Line, ...], Figures]:
+    """Lines and total as `chargeback` has them: for reports of several ranges in one snapshot of the lake."""
+    check_range(selection.from_us, selection.to_us)
+    rows = chargeback_query(snapshot, selection, groups).rows(cursor)
     check_lines(len(rows) - 1)
     *line_rows, total_row = rows
     lines = tuple(_line(groups, row) for row in line_rows)
     total = _figures(total_row[1 + len(groups) :], None)
     _check_sums(lines, total)
-    return Chargeback(
-        snapshot.currency, selection.from_us, selection.to_us, tuple(group_by), lines, total, figures_as_of
-    )
+    return lines, total
 
 
 def billed_total(cursor: Cursor, snapshot: Snapshot, selection: Selection) -> Figures:
@@ -110,14 +119,8 @@ def chargeback_query(
     measures = (REQUESTS, *TOKENS, COST, *(KIND_COSTS if by_kind else ()))
     keys = {**fact_keys(groups), "disposition": "disposition"}
     coarsest = "rollup_hour" if any(group.name == "hour" for group in groups) else "rollup_day"
-    source = facts(
-        pieces(selection.from_us, selection.to_us, coarsest),
-        keys,
-        measures,
-        filtered(selection.filters, snapshot),
-        snapshot.rate_cards if by_kind else None,
-    )
-    beside = joined(groups, snapshot)
+    beside = source_of(selection, snapshot, groups, coarsest)
+    source = facts(beside.parts, keys, measures, beside.where, snapshot.rate_cards if by_kind else None)
     names = [f"group_{number}" for number in range(len(groups))]
     values = [f"{group.line_sql} AS {name}" for group, name in zip(groups, names, strict=True)]
     nulls = [f"NULL AS {name}" for name in names]
@@ -127,7 +130,7 @@ def chargeback_query(
     order = ", ".join(["is_total", *(f"{name} NULLS FIRST" for name in names)])
     # Without groups there are no lines, only the total.
     limit = "" if max_lines is None else f" LIMIT {max_lines + 1}"
-    line_block = f"(SELECT {lines} FROM {beside.sql} GROUP BY ALL{limit}) UNION ALL " if groups else ""
+    line_block = f"(SELECT {lines} FROM {beside.joined} GROUP BY ALL{limit}) UNION ALL " if groups else ""
     sql = (
         f"WITH facts AS MATERIALIZED (\n{source.sql}\n)\n"
         f"SELECT * FROM ({line_block}(SELECT {total} FROM facts))\nORDER BY {order}"

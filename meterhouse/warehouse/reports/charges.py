@@ -14,7 +14,7 @@ from meterhouse.warehouse.lake_schema import columns_sql
 from meterhouse.warehouse.reports.as_of import AsOf, Freshness
 from meterhouse.warehouse.reports.chargeback import Figures, chargeback
 from meterhouse.warehouse.reports.errors import BooksError, ReportError
-from meterhouse.warehouse.reports.groups import Selection, check_range, filtered
+from meterhouse.warehouse.reports.groups import Selection, charges_where, check_range
 from meterhouse.warehouse.reports.query import Condition, Query, between
 
 KINDS: Final = tuple(kind.name for kind in TOKEN_KINDS)
@@ -120,7 +120,7 @@ _SELECT: Final = (
 def charges_query(snapshot: Snapshot, wanted: Wanted) -> Query:
     """One row more than the page has, to know whether there is another."""
     selection = wanted.selection
-    condition = between(selection.from_us, selection.to_us) & filtered(selection.filters, snapshot)
+    condition = between(selection.from_us, selection.to_us) & charges_where(selection, snapshot)
     if wanted.after is not None:
         condition &= Condition(  # the time alone as well: by it files are left out
             '"time" >= make_timestamptz($after_time_us::BIGINT)'

@@ -18,7 +18,7 @@ from meterhouse.ingest.event import TOKEN_KINDS
 from meterhouse.streams.control import RateCard, Snapshot, Tenant
 from meterhouse.streams.rate_card import BEGINNING_US, NO_CARD, compile_rates
 from meterhouse.warehouse.control_fields import time_text
-from meterhouse.warehouse.reports.groups import Selection, filtered, floor_sql, org_path
+from meterhouse.warehouse.reports.groups import Selection, charges_where, floor_sql, org_path
 from meterhouse.warehouse.reports.query import HOUR_US, Query, between
 
 END_US: Final = int(np.iinfo(np.int64).max)
@@ -93,7 +93,7 @@ class FocusQuery:
         `columns`: in order of hour, tenant, application, provider, model, token kind and price."""
         span = between(from_us, to_us, "_of_part")
         params = {**self._params, **span.params}
-        where = span & filtered(self.selection.filters, self.control)
+        where = span & charges_where(self.selection, self.control)
         counts = ", ".join(f"sum({kind.tokens}) AS {kind.tokens}" for kind in TOKEN_KINDS)
         of_kind = " ".join(f"WHEN '{kind.name}' THEN {kind.tokens}" for kind in TOKEN_KINDS)
         sql = f"""WITH priced AS (

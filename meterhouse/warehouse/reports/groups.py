@@ -5,15 +5,28 @@ Days, hours and months are those of UTC.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from meterhouse.ingest.event import TOKEN_KINDS
-from meterhouse.streams.control import Scope, Snapshot, Tenant
+from meterhouse.streams.control import Place, Scope, Snapshot, Tenant
 from meterhouse.warehouse.reports.errors import ReportError
-from meterhouse.warehouse.reports.query import DAY_US, HOUR_US, Condition
+from meterhouse.warehouse.reports.places import (
+    SETTLED,
+    STAY_KEY,
+    Stay,
+    among,
+    check_stays,
+    cut_at_moves,
+    rows_json,
+    rows_sql,
+    stays_of,
+    tenants_sql,
+)
+from meterhouse.warehouse.reports.query import DAY_US, HOUR_US, Condition, Piece, pieces
 
 MAX_LINES: Final = 100_000
 """Lines of one report: some 30 MB of JSON, and what a spreadsheet still opens. Beyond it, group coarser."""
@@ -98,74 +111,120 @@ def chosen(group_by: Sequence[str], known: Sequence[str] = tuple(GROUPS)) -> lis
     return [GROUPS[name] for name in group_by]
 
 
+def in_order(values: Sequence[str | None]) -> list[tuple[bool, str]]:
+    """What lines are sorted by: their groups' values, absent ones first."""
+    return [(value is not None, value or "") for value in values]
+
+
 def fact_keys(groups: Sequence[Group]) -> dict[str, str]:
     """The facts' key columns that these groups need."""
     return {group.key: group.key_sql for group in groups if group.key}
 
 
-ORG: Final = (
-    "(SELECT unnest($tenants::VARCHAR[]) AS org_tenant, unnest($org_units::VARCHAR[]) AS org_unit,"
-    " unnest($cost_centers::VARCHAR[]) AS cost_center)"
-)
-"""Tenants as a relation: the path of org units, and the cost center."""
+_ORG_COLUMNS: Final = {
+    "org_tenant": "VARCHAR",
+    "org_stay": "INTEGER",
+    "org_unit": "VARCHAR",
+    "cost_center": "VARCHAR",
+}
+ORG: Final = rows_sql("org", _ORG_COLUMNS)
+"""Stays of tenants as a relation: the path of org units, and the cost center."""
 KINDS: Final = "(SELECT unnest($kinds::VARCHAR[]) AS kind)"
+_BY_PLACE: Final = frozenset({"org_unit", "cost_center"})
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
-    """What lines are read from: the facts, with as much beside them as the groups need."""
+class Source:
+    """What a report is made from: the pieces that are read and which of their rows count, and what `facts` of them are
+    joined with for the groups."""
 
-    sql: str
-    params: Mapping[str, Any] = field(default_factory=dict)
-
-
-def joined(groups: Sequence[Group], snapshot: Snapshot) -> Joined:
-    """`facts` joined with ORG and KINDS where a group asks for them."""
-    sql, params, names = "facts", dict[str, Any](), {group.name for group in groups}
-    if names & {"org_unit", "cost_center"}:
-        sql += f" LEFT JOIN {ORG} AS org ON org_tenant = tenant"
-        params["tenants"] = [tenant.id for tenant in snapshot.tenants]
-        params["org_units"] = [org_path(tenant) for tenant in snapshot.tenants]
-        params["cost_centers"] = [tenant.cost_center for tenant in snapshot.tenants]
-    if "kind" in names:
-        sql += f" CROSS JOIN {KINDS} AS kinds"
-        params["kinds"] = [kind.name for kind in TOKEN_KINDS]
-    return Joined(sql, params)
+    parts: Sequence[Piece]
+    where: Condition
+    joined: str
+    params: Mapping[str, Any]  # of `joined`
 
 
-def org_path(tenant: Tenant) -> str | None:
-    """All of a tenant's org units from root to leaf as one text (`group/consumer`), so that lines add up."""
-    return "/".join(tenant.org) or None
+def source_of(selection: Selection, snapshot: Snapshot, groups: Sequence[Group], coarsest: str) -> Source:
+    """A tenant counts for an org unit and a cost center while it stood there, to the microsecond.
 
-
-def filtered(filters: Filters, snapshot: Snapshot) -> Condition:
-    """Rows that these filters leave. Filters of different names must all match, values of one name are alternatives.
-
-    A tenant matches an org unit when it belongs to it at any level; the path (`group/consumer`) names it as well.
+    Raises ReportError on an unknown filter, and when more moves lie in the range than a report takes.
     """
+    names = {group.name for group in groups}
+    kinds = f" CROSS JOIN {KINDS} AS kinds" if "kind" in names else ""
+    params: dict[str, Any] = {"kinds": [kind.name for kind in TOKEN_KINDS]} if kinds else {}
+    parts = pieces(selection.from_us, selection.to_us, coarsest)
+    where = _filtered(selection.filters)
+    if not _BY_PLACE & (names | set(selection.filters)):
+        return Source(parts, where, f"facts{kinds}", params)
+    stays, moved = _stays(selection, snapshot)
+    if _BY_PLACE & set(selection.filters):
+        where &= _of_tenants({stay.place.tenant for stay in stays})
+    parts = cut_at_moves(parts, coarsest, [stay for stay in stays if stay.number != SETTLED], moved)
+    if not _BY_PLACE & names:
+        return Source(parts, where, f"facts{kinds}", params)
+    rows = ((stay.place.tenant, stay.number, org_path(stay.place), stay.place.cost_center) for stay in stays)
+    params["org"] = rows_json(_ORG_COLUMNS, rows)
+    org = f" LEFT JOIN {ORG} AS org ON org_tenant = tenant AND org_stay = {STAY_KEY}"
+    return Source(parts, where, f"facts{org}{kinds}", params)
+
+
+def org_path(place: Place | Tenant) -> str | None:
+    """All of a place's org units from root to leaf as one text (`group/consumer`), so that lines add up."""
+    return "/".join(place.org) or None
+
+
+def charges_where(selection: Selection, snapshot: Snapshot) -> Condition:
+    """Charges that the selection's filters leave, whatever its range: those behind a report's lines.
+
+    Raises ReportError as `source_of`.
+    """
+    where = _filtered(selection.filters)
+    if not _BY_PLACE & set(selection.filters):
+        return where
+    stays, _ = _stays(selection, snapshot)
+    settled = _of_tenants({stay.place.tenant for stay in stays if stay.number == SETTLED})
+    moved = among([stay for stay in stays if stay.number != SETTLED])
+    return where & Condition(f"({settled.sql} OR {moved.sql})", {**settled.params, **moved.params})
+
+
+def _stays(selection: Selection, snapshot: Snapshot) -> tuple[list[Stay], frozenset[str]]:
+    """The stays in the range that the filters leave, and the tenants that moved within it."""
+    wanted = selection.filters.get("tenant")
+    only = None if wanted is None else frozenset(tenant for tenant in wanted if tenant is not None)
+    stays = stays_of(snapshot, selection.from_us, selection.to_us, only)
+    check_stays(sum(stay.number != SETTLED for stay in stays))
+    moved = frozenset(stay.place.tenant for stay in stays if stay.number != SETTLED)
+    return [stay for stay in stays if _stands_in(stay.place, selection.filters)], moved
+
+
+def _filtered(filters: Filters) -> Condition:
+    """Rows that the filters leave which are not by place. Filters of different names must all match, values of one name
+    are alternatives."""
     condition = Condition()
     for name, values in filters.items():
         if name not in FILTERS:
             raise ReportError(f"there is no filter {name!r}: use any of {', '.join(FILTERS)}")
-        if name == "org_unit":
-            tenants = [t.id for t in snapshot.tenants if units_of(t) & set(values) or (not t.org and None in values)]
-            condition &= _one_of("tenant", f"filter_{name}", tenants)
-        elif name == "cost_center":
-            tenants = [t.id for t in snapshot.tenants if t.cost_center in values]
-            condition &= _one_of("tenant", f"filter_{name}", tenants)
-        else:
+        if name not in _BY_PLACE:
             condition &= _one_of(name, f"filter_{name}", values)
     return condition
 
 
-def units_of(tenant: Tenant) -> set[str | None]:
-    """The names of a tenant's org units, and the paths to each."""
-    paths = {"/".join(tenant.org[: depth + 1]) for depth in range(len(tenant.org))}
-    return {*tenant.org, *paths}
+def _stands_in(place: Place, filters: Filters) -> bool:
+    """A place matches an org unit when it belongs to it at any level; the path (`group/consumer`) names it as well."""
+    units, centers = filters.get("org_unit"), filters.get("cost_center")
+    in_unit = units is None or bool(units_of(place) & set(units)) or (not place.org and None in units)
+    return in_unit and (centers is None or place.cost_center in centers)
+
+
+def units_of(place: Place) -> set[str | None]:
+    """The names of a place's org units, and the paths to each."""
+    paths = {"/".join(place.org[: depth + 1]) for depth in range(len(place.org))}
+    return {*place.org, *paths}
 
 
 def in_scope(scope: Scope, snapshot: Snapshot) -> Condition:
-    """Rows that a budget or an objective looks at. `org_unit` is the name of a unit of the tenant."""
+    """Rows that a budget or an objective looks at. `org_unit` is the name of a unit that the tenant is in by today's
+    control data, wherever it stood when the requests were made."""
     condition = Condition()
     for name in ("tenant", "application", "model"):
         value = getattr(scope, name)
@@ -183,6 +242,10 @@ def _one_of(column: str, name: str, values: Sequence[str | None]) -> Condition:
     if len(texts) < len(values):
         sql = f'("{column}" IS NULL OR {sql})'
     return Condition(sql, {name: texts})
+
+
+def _of_tenants(tenants: set[str]) -> Condition:
+    return Condition(f'"tenant" IN {tenants_sql("filter_places")}', {"filter_places": json.dumps(sorted(tenants))})
 
 
 def datetime_of(time_us: int) -> datetime:

@@ -56,6 +56,9 @@ class Piece:
     table: str
     from_us: int
     to_us: int
+    beside: str = ""  # a JOIN that all of its rows go through
+    where: Condition = Condition()  # what its rows must satisfy besides
+    keys: Mapping[str, str] = field(default_factory=dict)  # key columns that each piece has of its own
 
 
 LAYERS: Final = {"rollup_day": DAY_US, "rollup_hour": HOUR_US, "rollup_minute": MINUTE_US}
@@ -161,10 +164,13 @@ def facts(
         if of_charges and cards is not None:
             source = f"charges LEFT JOIN {PRICES} AS prices ON price_card = card"
             params |= price_params(cards)
-        condition = span & where
-        columns = [f"{sql} AS {name}" for name, sql in keys.items()]
+        condition = span & where & part.where
+        here = {**keys, **part.keys}
+        columns = [f"{sql} AS {name}" for name, sql in here.items()]
         columns += [f"{m.of_charges if of_charges else m.of_rollups} AS {m.name}" for m in measures]
-        blocks.append(f"SELECT {', '.join(columns)} FROM {source} WHERE {condition.sql}{_group_by(len(keys))}")
+        blocks.append(
+            f"SELECT {', '.join(columns)} FROM {source}{part.beside} WHERE {condition.sql}{_group_by(len(here))}"
+        )
         params |= condition.params
     return Query("\nUNION ALL ".join(blocks), params)
 

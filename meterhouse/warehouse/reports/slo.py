@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final
@@ -34,7 +34,7 @@ BURN_WINDOWS_US: Final[Mapping[str, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class BurnRule:
-    """Both windows must burn at `factor` or faster. Google SRE workbook, chapter 5, for a window of 30 days."""
+    """Both windows must burn at `factor` or faster. Google SRE workbook, chapter 5."""
 
     long: str
     short: str
@@ -48,6 +48,19 @@ BURN_RULES: Final = (
     BurnRule("1d", "2h", Fraction(3), "ticket"),
     BurnRule("3d", "6h", Fraction(1), "ticket"),
 )
+"""Of an objective of RULE_DAYS: they spend 2, 5, 10 and 10 percent of its error budget within the long window."""
+RULE_DAYS: Final = 30
+
+
+def burn_rules(window_days: int) -> tuple[BurnRule, ...]:
+    """The rules of an objective of so many days: the same share of its budget in the same long window, so the factor is
+    in proportion to the days; but never below 1, at which the budget lasts. A long window must be shorter than the
+    objective's."""
+    return tuple(
+        replace(rule, factor=max(Fraction(1), rule.factor * window_days / RULE_DAYS))
+        for rule in BURN_RULES
+        if BURN_WINDOWS_US[rule.long] < window_days * DAY_US
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +101,12 @@ class ObjectiveLine:
         left = self.error_budget_left
         return "no data" if left is None else "met" if left >= 0 else "missed"
 
-    def burning(self, rule: BurnRule) -> bool:
+    @property
+    def burning(self) -> tuple[BurnRule, ...]:
+        """The rules that fire."""
+        return tuple(rule for rule in burn_rules(self.objective.window_days) if self._burns_by(rule))
+
+    def _burns_by(self, rule: BurnRule) -> bool:
         rates = [self.burns[name].burn_rate(self.objective.target) for name in (rule.long, rule.short)]
         return all(rate is not None and rate >= rule.factor for rate in rates)
 

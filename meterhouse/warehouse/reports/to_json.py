@@ -21,7 +21,7 @@ from meterhouse.warehouse.reports.chargeback import Chargeback, Figures
 from meterhouse.warehouse.reports.charges import Charge, Charges
 from meterhouse.warehouse.reports.groups import datetime_of
 from meterhouse.warehouse.reports.rejects import RejectLine, Rejects
-from meterhouse.warehouse.reports.slo import BURN_RULES, ObjectiveLine, Slo
+from meterhouse.warehouse.reports.slo import ObjectiveLine, Slo
 from meterhouse.warehouse.reports.usage import Usage, UsageFigures
 from meterhouse.warehouse.verify import LawResult, Verification
 
@@ -41,8 +41,8 @@ def _(report: Chargeback) -> Json:
         "from": rfc3339(report.from_us),
         "to": rfc3339(report.to_us),
         "group_by": list(report.group_by),
-        "lines": [{**line.groups, **_figures(line.figures)} for line in report.lines],
-        "total": _figures(report.total),
+        "lines": [{**line.groups, **figures_json(line.figures)} for line in report.lines],
+        "total": figures_json(report.total),
         "as_of": as_of_json(report.as_of),
     }
 
@@ -70,7 +70,7 @@ def _(report: Charges) -> Json:
         "to": rfc3339(report.to_us),
         "kind": report.kind,
         "charges": [charge_json(line) for line in report.lines],
-        "total": _figures(report.total),
+        "total": figures_json(report.total),
         "as_of": as_of_json(report.as_of),
     }
 
@@ -157,7 +157,7 @@ def charge_json(charge: Charge) -> Json:
     }
 
 
-def _figures(figures: Figures) -> Json:
+def figures_json(figures: Figures) -> Json:
     return {
         "requests": figures.requests,
         "billed_requests": figures.billed_requests,
@@ -193,8 +193,7 @@ def _objective(line: ObjectiveLine) -> Json:
         "burn_rates": {name: ratio(burn.burn_rate(target)) for name, burn in line.burns.items()},
         "burning": [
             {"long": rule.long, "short": rule.short, "factor": float(rule.factor), "severity": rule.severity}
-            for rule in BURN_RULES
-            if line.burning(rule)
+            for rule in line.burning
         ],
         **{f"{metric}_ms": _milliseconds(values) for metric, values in line.percentiles_us.items()},
     }

@@ -20,11 +20,10 @@ from meterhouse.warehouse.reports.groups import (
     check_range,
     chosen,
     fact_keys,
-    filtered,
     floor_sql,
-    joined,
+    source_of,
 )
-from meterhouse.warehouse.reports.query import DAY_US, HOUR_US, MINUTE_US, REQUESTS, TOKENS, Query, facts, pieces
+from meterhouse.warehouse.reports.query import DAY_US, HOUR_US, MINUTE_US, REQUESTS, TOKENS, Query, facts
 
 Every = Literal["minute", "hour", "day"]
 BUCKETS_US: Final[Mapping[str, int]] = {"minute": MINUTE_US, "hour": HOUR_US, "day": DAY_US}
@@ -92,9 +91,8 @@ def usage(
 def usage_query(snapshot: Snapshot, selection: Selection, groups: Sequence[Group], every: Every) -> Query:
     """Rows: is it the total, bucket, the groups' values, requests, requests per status, tokens per kind; total last."""
     keys = {**fact_keys(groups), "bucket_us": floor_sql(BUCKETS_US[every]), "status": '"status"'}
-    parts = pieces(selection.from_us, selection.to_us, f"rollup_{every}")
-    source = facts(parts, keys, (REQUESTS, *TOKENS), filtered(selection.filters, snapshot))
-    beside = joined(groups, snapshot)
+    beside = source_of(selection, snapshot, groups, f"rollup_{every}")
+    source = facts(beside.parts, keys, (REQUESTS, *TOKENS), beside.where)
     names = [f"group_{number}" for number in range(len(groups))]
     values = [f"{group.line_sql} AS {name}" for group, name in zip(groups, names, strict=True)]
     sums = [
@@ -107,7 +105,7 @@ def usage_query(snapshot: Snapshot, selection: Selection, groups: Sequence[Group
     order = ", ".join(["is_total", "bucket_us", *(f"{name} NULLS FIRST" for name in names)])
     sql = (
         f"WITH facts AS MATERIALIZED (\n{source.sql}\n)\n"
-        f"SELECT * FROM ((SELECT {lines} FROM {beside.sql} GROUP BY ALL LIMIT {MAX_LINES + 1})"
+        f"SELECT * FROM ((SELECT {lines} FROM {beside.joined} GROUP BY ALL LIMIT {MAX_LINES + 1})"
         f" UNION ALL (SELECT {total} FROM facts))\nORDER BY {order}"
     )
     return Query(sql, {**source.params, **beside.params})
