@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,17 +17,11 @@ from openmeter import Client
 from openmeter.aio import Client as AsyncClient
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as service
 
-from meterhouse.api.app import create_app
 from meterhouse.api.auth.caller import LOCAL
 from meterhouse.api.clock import now_us
-from meterhouse.api.settings import Settings
-from meterhouse.api.wiring import House
-from meterhouse.api.workers import Workers
 from meterhouse.ingest.log import USAGE_EVENTS, LogFull, Message
-from meterhouse.warehouse.control_file import parse
-from meterhouse.warehouse.control_plan import plan
 from meterhouse.warehouse.view import Grant, View
-from tests.api.serving import served
+from tests.clients.house import Site
 from tests.ingest.foreign_payloads import (
     CANARIES,
     litellm_call,
@@ -40,76 +32,6 @@ from tests.ingest.foreign_payloads import (
 )
 
 CAPTURED = Path(__file__).parents[3] / "shared" / "payloads"
-CONTROL = """
-currency: USD
-tenants:
-  - {id: acme}
-  - {id: team-search}
-rate_card:
-  - provider: anthropic
-    model: sonnet
-    valid_from: 2026-01-01T00:00:00Z
-    per_million: {input: "3.00", cache_read: "0.30", cache_write: "3.75", output: "15.00", reasoning: "15.00"}
-  - provider: anthropic
-    model: claude-sonnet-4-5-20250929
-    valid_from: 2026-01-01T00:00:00Z
-    per_million: {input: "3.00", cache_read: "0.30", cache_write: "3.75", output: "15.00", reasoning: "15.00"}
-event_types:
-  - type: job.finished
-    application: jobs
-    model: $.data.model
-    input_tokens: $.data.tokens_in
-    output_tokens: $.data.tokens_out
-"""
-
-
-class Site:
-    def __init__(self, house: House, http: httpx.Client) -> None:
-        self.house, self.http = house, http
-        self.caller = LOCAL
-
-    async def caller_of(self, request: Any) -> Any:
-        return self.caller
-
-    def post(self, path: str, body: Any, media_type: str = "application/json", **headers: str) -> httpx.Response:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return self.http.post(path, content=content, headers={"content-type": media_type, **named})
-
-    def work(self) -> None:
-        with Workers(self.house) as workers:
-            workers.run_until_idle(threading.Event())
-
-    def get(self, path: str, **params: Any) -> Any:
-        answer = self.http.get(path, params=params)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    def bill(self) -> tuple[int, str]:
-        """(billed requests, cost), after the meter has read all."""
-        self.work()
-        total = self.get("/v1/chargeback")["total"]
-        return total["billed_requests"], total["cost"]
-
-    def rejected(self) -> list[str]:
-        self.work()
-        return [line["reason"] for line in self.get("/v1/rejects")["rejects"]]
-
-    def stored(self) -> bytes:
-        """All bytes of the home: log, lake, control data."""
-        files = [file for file in self.house.settings.home.rglob("*") if file.is_file()]
-        return b"".join(file.read_bytes() for file in files)
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    settings = Settings(home=tmp_path / "home", max_body_bytes=400_000)  # type: ignore[call-arg]
-    with House(settings, writer=True) as house:
-        house.control.apply(plan(parse(CONTROL), house.control.snapshot(), now_us()), now_us())
-        app = create_app(house)
-        with served(app) as client:
-            app.state.authenticator = site = Site(house, client)
-            yield site
 
 
 def now(seconds_ago: float = 5) -> str:
