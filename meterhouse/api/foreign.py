@@ -12,7 +12,7 @@ from meterhouse.api.ingest import Ingest
 from meterhouse.api.problems import Problem
 from meterhouse.api.wiring import House
 from meterhouse.ingest.formats import cloudevents, litellm, otlp
-from meterhouse.ingest.formats.event_types import in_force
+from meterhouse.ingest.formats.event_types import LITELLM, OTLP, in_force
 from meterhouse.ingest.formats.translate import Stamp, Terms, terms
 from meterhouse.ingest.split import MAX_DEPTH, Unparsable, depth, split_exactly
 from meterhouse.ingest.validate import Rules, check
@@ -50,16 +50,17 @@ class ForeignIngest:
 
     def take_cloudevents(self, body: bytes) -> None:
         """An event or an array of them, of any type. Returns once the log has them. Raises Problem as `Ingest.take`."""
-        self._take(body, cloudevents.translated)
+        self._take(body, "cloudevents", cloudevents.translated)
 
     def take_litellm(self, body: bytes) -> None:
         """An array of LiteLLM's logging payloads, or one. Raises Problem as `Ingest.take`."""
-        self._take(body, litellm.translated)
+        self._take(body, LITELLM, litellm.translated)
 
     def take_spans(self, spans: Sequence[otlp.Span]) -> tuple[int, str]:
         """How many of the spans were rejected, and why the first was. Raises Problem: `unavailable`."""
         terms, stamp = self._terms.current(), self._stamp()
         events = [event for span in spans if (event := otlp.translated(span, terms, stamp)) is not None]
+        self._house.metrics.left_out(OTLP, len(spans) - len(events))
         if events:
             self._append(events)
         rules = Rules(stamp.arrived_us, terms.tenants, self._house.lateness)
@@ -75,13 +76,14 @@ class ForeignIngest:
                 return told
         return Problem("malformed-body", f"{why} That it came is kept among the rejects, and not what it said.")
 
-    def _take(self, body: bytes, translate: Translate) -> None:
+    def _take(self, body: bytes, format_: str, translate: Translate) -> None:
         try:
             pieces = split_exactly(body)
         except Unparsable as wrong:
             raise self.withhold(str(wrong), len(body)) from None
         terms, stamp = self._terms.current(), self._stamp()
         events = [event for piece in pieces if (event := translate(piece, terms, stamp)) is not None]
+        self._house.metrics.left_out(format_, len(pieces) - len(events))
         if len(pieces) == 1 and not body.lstrip().startswith(b"["):
             for event in events:
                 self._ingest.take(event)

@@ -171,6 +171,7 @@ def test_litellms_calls_are_billed_once_and_their_failures_counted(site: Site) -
     assert site.bill() == (1, "0.016983000000")
     assert site.get("/v1/usage")["total"]["by_status"]["throttled"] == 1
     assert site.rejected() == ["unknown_tenant"] * 2
+    assert 'meterhouse_foreign_left_out_total{format="litellm"} 2.0' in site.http.get("/metrics").text
 
 
 @pytest.mark.skipif(not CAPTURED.is_dir(), reason="no captured payloads beside this repository")
