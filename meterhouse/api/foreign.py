@@ -44,7 +44,8 @@ class ForeignIngest:
 
     def __init__(self, house: House, ingest: Ingest, terms: ForeignTerms, caller: Caller) -> None:
         self._house, self._ingest, self._terms = house, ingest, terms
-        grants = caller.view.grants or ()
+        self._view = caller.view
+        grants = self._view.grants or ()
         self._tenant = grants[0].tenant if len({grant.tenant for grant in grants}) == 1 else None
         self._application = grants[0].application if len(grants) == 1 else None
 
@@ -100,7 +101,7 @@ class ForeignIngest:
             raise Problem("unavailable", told.detail, headers={"Retry-After": "30"}) from None
 
     def _stamp(self) -> Stamp:
-        return Stamp(now_us(), self._tenant, self._application)
+        return Stamp(now_us(), self._tenant, self._application, self._view.sees)
 
 
 def bounded_json(body: bytes) -> bytes:

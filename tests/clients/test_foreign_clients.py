@@ -148,6 +148,19 @@ def test_a_key_with_one_tenant_stamps_it_whatever_the_subject_says(site: Site) -
     assert (line["tenant"], line["application"], line["requests"]) == ("team-search", "chat", 2)
 
 
+def test_a_call_of_a_tenant_that_a_key_is_not_for_rejects_itself_alone(site: Site) -> None:
+    site.caller = replace(LOCAL, view=View((Grant("acme", "assistant"), Grant("team-search"))))
+    others = [
+        litellm_call("2", metadata={"user_api_key_team_id": "nobody", "user_api_key_team_alias": None}),
+        litellm_call("3", metadata={"user_api_key_alias": "batch"}),
+    ]
+    assert site.post("/v1/ingest/litellm", [litellm_call("1"), *others]).status_code == 204
+    site.caller = LOCAL
+    assert site.bill()[0] == 1
+    assert site.rejected() == ["wrong_type"] * 2
+    assert "publishes for" in site.get("/v1/rejects")["rejects"][0]["payload"]
+
+
 def test_without_such_a_key_a_subject_that_is_no_tenant_is_rejected_without_its_address(site: Site) -> None:
     answer = site.post("/api/v1/events", sent_by_litellm(subject=CANARIES["email"]))
     assert problem(answer, 400, "malformed-event")["reason"] == "unknown_tenant"

@@ -9,7 +9,7 @@ reason.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -74,6 +74,7 @@ class Stamp:
     arrived_us: int
     tenant: str | None = None
     application: str | None = None
+    takes: Callable[[str, str], bool] = lambda tenant, application: True  # whether they publish for these
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +110,16 @@ def usage_event(document: object, type_: EventType, told: Told, terms: Terms, st
     data |= {name: value for name, value in (("provider", provider), ("model", model)) if value is not None}
     if labels := told.data.get("labels"):
         data["labels"] = labels
+    tenant, application = stamp.tenant or _tenant(document, sources.get(TENANT, ()), terms), data.get("application")
+    if isinstance(tenant, str) and not stamp.takes(tenant, application if isinstance(application, str) else ""):
+        # As a claim it would have the whole body refused, which these clients never send again.
+        tenant = withheld("it is no tenant or application that this caller publishes for")
     event = {
         "specversion": "1.0",
         "type": REQUEST_TYPE,
         "id": text_of(told.id),
         "source": text_of(told.source),
-        "subject": stamp.tenant or _tenant(document, sources.get(TENANT, ()), terms),
+        "subject": tenant,
         "time": _time(told.time, stamp),
         "data": data,
     }
