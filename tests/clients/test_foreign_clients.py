@@ -246,6 +246,7 @@ def test_a_small_body_that_unpacks_to_a_large_one_is_a_413(site: Site) -> None:
         (b"not gzip", "application/json", "gzip"),
         (gzip.compress(b"{}")[:-4], "application/json", "gzip"),
     ],
+    ids=["protobuf", "json", "nested", "not gzip", "half of gzip"],
 )
 def test_a_trace_request_that_cannot_be_read_is_a_400(site: Site, body: bytes, media_type: str, encoding: str) -> None:
     problem(site.post("/v1/traces", body, media_type, content_encoding=encoding), 400, "malformed-body")

@@ -47,6 +47,15 @@ def test_what_the_openmeter_callback_sends_is_billed_and_once_when_it_is_sent_tw
     call("openmeter", site)
     # 10 tokens in at 2.50 and 20 out at 10.00 a million, of the one provider that has the model.
     assert site.bill() == (1, "0.000225000000")
+    assert billed_to(site) == ["acme", "litellm", "openai", "gpt-4o"]
+    assert_nothing_private(site)
+
+
+def test_what_the_generic_api_callback_sends_is_billed_and_once_when_it_is_sent_twice(site: Site) -> None:
+    call("generic_api", site)
+    # 10 in and 20 out; streamed, 16 in and 6 out; and one that the provider throttled.
+    assert site.bill() == (2, "0.000325000000")
+    assert site.get("/v1/usage")["total"]["by_status"]["throttled"] == 1
     assert billed_to(site) == ["acme", "assistant", "openai", "gpt-4o"]
     assert site.rejected() == []
     assert_nothing_private(site)
