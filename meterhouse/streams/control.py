@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, Literal
 
+from meterhouse.ingest.formats.event_types import EventType
+
 EVER_US: Final = 0
 """Where a tenant's first place begins: before any event."""
-
-from meterhouse.ingest.formats.event_types import EventType
 
 
 @dataclass(frozen=True, slots=True)
