@@ -2,11 +2,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-kafka bench-budgets fmt lock crash kafka release-api clean
+.PHONY: help demo test check bench bench-kafka bench-budgets fmt lock crash kafka release-api litellm clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LITELLM := .venv-litellm
 ARGS ?=
 N ?= 200
 MINUTES ?= 1440
@@ -54,13 +55,20 @@ kafka: $(READY) ## run a real Kafka here until Ctrl-C, without Docker (ARGS="--b
 release-api: $(READY) ## write docs/openapi/v1.json, unless a program that uses the last one would break (ARGS=--check: only say so)
 	$(BIN)/python -m tools.openapi.release $(ARGS)
 
+litellm: $(LITELLM)/.ready ## install LiteLLM beside, for the tests that call through it (380 MB)
+
+$(LITELLM)/.ready: requirements/litellm.txt tools/make-venv
+	@tools/make-venv $(LITELLM) requirements/litellm.txt
+	@touch $@
+
 # The lock files hold for Linux and macOS, Python 3.11 to 3.13, and name no registry.
-LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes --no-emit-index-url \
+LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	--python-version 3.11 --custom-compile-command "make lock"
 lock: $(READY) ## write requirements/*.txt anew (ARGS=--upgrade: newest allowed versions)
-	$(LOCK) $(ARGS) --extra dev -o requirements/dev.txt
-	$(LOCK) $(ARGS) -c requirements/dev.txt -o requirements/run.txt
+	$(LOCK) $(ARGS) pyproject.toml --extra dev -o requirements/dev.txt
+	$(LOCK) $(ARGS) pyproject.toml -c requirements/dev.txt -o requirements/run.txt
+	$(LOCK) $(ARGS) requirements/litellm.in -o requirements/litellm.txt
 
 clean: ## remove what make and the tools made (not meterhouse-data: those are books)
-	rm -rf $(VENV) tools/kafka/libs tools/kafka/libs.lock dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LITELLM) tools/kafka/libs tools/kafka/libs.lock dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

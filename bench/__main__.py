@@ -20,6 +20,7 @@ BENCHES = (
     "admit",
     "admissions",
     "authentication",
+    "foreign",
 )
 
 

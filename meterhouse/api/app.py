@@ -18,6 +18,7 @@ from meterhouse.api.auth.outside import SecureHeaders, TellRefusals
 from meterhouse.api.auth.rates import Rates
 from meterhouse.api.downloads import Downloads
 from meterhouse.api.figures import Reports
+from meterhouse.api.foreign import ForeignTerms
 from meterhouse.api.metrics import Metrics
 from meterhouse.api.pages import ListingGone
 from meterhouse.api.routes import (
@@ -29,6 +30,7 @@ from meterhouse.api.routes import (
     comparison,
     events,
     exports,
+    foreign,
     health,
     keys,
     prices,
@@ -77,6 +79,7 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
     )
     app.state.house = house
     app.state.reports = Reports(house, EVERYTHING)
+    app.state.foreign_terms = ForeignTerms(house)
     app.state.workers_alive = workers_alive
     app.state.streams = Streams()
     app.state.downloads = Downloads()
@@ -88,8 +91,8 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
     app.add_middleware(SecureHeaders)
     _install_domain_errors(app)
     for routes in (
-        admissions, events, budget_states, prices, reports, charges, comparison, exports, rejects, alerts, audit, keys,
-        health,
+        admissions, events, foreign, budget_states, prices, reports, charges, comparison, exports, rejects, alerts,
+        audit, keys, health,
     ):  # fmt: skip
         app.include_router(routes.router)
     check_guarded(app)

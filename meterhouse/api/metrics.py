@@ -46,6 +46,11 @@ class Metrics:
             "meterhouse_http_request_seconds", "Time to answer", ("route",), buckets=_SECONDS, registry=here
         )
 
+        self._left_out = Counter(
+            "meterhouse_foreign_left_out", "Elements of foreign bodies that are no tenant's requests", ("format",),
+            registry=here,
+        )  # fmt: skip
+
     def _make_meter(self) -> None:
         here = self.registry
         self._records = Counter("meterhouse_records_read", "Records read from usage.events", registry=here)
@@ -141,6 +146,9 @@ class Metrics:
             "meterhouse_budget_state_age_seconds", "Age of the spend that admissions are judged by",
             registry=self.registry,
         ).set_function(age_s)  # fmt: skip
+
+    def left_out(self, format_: str, elements: int) -> None:
+        self._left_out.labels(format_).inc(elements)
 
     # -- routes ----------------------------------------------------------------------------------------------------
 

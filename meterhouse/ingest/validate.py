@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -219,12 +219,14 @@ def _first_wins(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return dict(reversed(pairs))
 
 
-_STRICT: Final = json.JSONDecoder(
-    object_pairs_hook=_first_wins,
-    parse_constant=_refuse_constant,
-    parse_int=_integer,
-    parse_float=lambda _: _Inexact(),
-)
+def strict_decoder(parse_float: Callable[[str], object]) -> json.JSONDecoder:
+    """JSON as `parse_json` reads it; a number with a fraction or an exponent becomes what `parse_float` makes of it."""
+    return json.JSONDecoder(
+        object_pairs_hook=_first_wins, parse_constant=_refuse_constant, parse_int=_integer, parse_float=parse_float
+    )
+
+
+_STRICT: Final = strict_decoder(lambda _: _Inexact())
 
 
 def _load(payload: bytes) -> dict[str, object]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, Literal
 
+from meterhouse.ingest.formats.event_types import EventType
+
 EVER_US: Final = 0
 """Where a tenant's first place begins: before any event."""
 
@@ -113,6 +115,7 @@ class Snapshot:
     rate_cards: tuple[RateCard, ...] = ()
     budgets: tuple[Budget, ...] = ()
     objectives: tuple[Objective, ...] = ()
+    event_types: tuple[EventType, ...] = ()  # of foreign clients, laid over the built-in ones
     strict_tenants: bool = True  # an unknown tenant's events are rejected
     places: tuple[Place, ...] = ()
     """Of the tenants that ever moved, by tenant and time: each tenant's last one is where `tenants` says. Others have

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from meterhouse.streams.control import EVER_US, Budget, Objective, Place, RateCard, Scope, Snapshot, Tenant, WindowSpec
 from meterhouse.warehouse.audit import UNKNOWN, Deed, append
+from meterhouse.warehouse.control_event_types import event_type_row, stored_event_type
 from meterhouse.warehouse.control_fields import Problem
 from meterhouse.warehouse.control_places import place_name
 from meterhouse.warehouse.control_plan import Plan
@@ -26,6 +27,7 @@ from meterhouse.warehouse.control_tables import (
     BUDGETS,
     CONTROL,
     CONTROL_VERSIONS,
+    EVENT_TYPES,
     OBJECTIVES,
     RATE_CARDS,
     TENANT_PLACES,
@@ -117,6 +119,7 @@ class ControlStore:
             _write_cards(connection, plan)
             _sync(connection, BUDGETS, _budget_rows(target))
             _sync(connection, OBJECTIVES, _objective_rows(target))
+            _sync(connection, EVENT_TYPES, [event_type_row(t, place) for place, t in enumerate(target.event_types)])
             changes = [change.as_json() for change in plan.changes]
             connection.execute(
                 sa.insert(CONTROL_VERSIONS).values(
@@ -188,6 +191,7 @@ def _snapshot(connection: sa.Connection) -> Snapshot:
         rate_cards=tuple(map(_card, connection.execute(live).mappings())),
         budgets=tuple(map(_budget, rows(BUDGETS))),
         objectives=tuple(map(_objective, rows(OBJECTIVES))),
+        event_types=tuple(map(stored_event_type, rows(EVENT_TYPES))),
         strict_tenants=head["strict_tenants"],
         places=_places(connection),
     )

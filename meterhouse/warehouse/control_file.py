@@ -17,6 +17,7 @@ from functools import partial
 from typing import Final, TypeVar, cast
 
 from meterhouse.ingest.event import TOKEN_KINDS
+from meterhouse.ingest.formats.event_types import EventType
 from meterhouse.streams.control import (
     Budget,
     Every,
@@ -27,6 +28,7 @@ from meterhouse.streams.control import (
     WhenStale,
     WindowSpec,
 )
+from meterhouse.warehouse.control_event_types import event_type
 from meterhouse.warehouse.control_fields import (
     Entry,
     Located,
@@ -62,7 +64,8 @@ MIN_STALE_S: Final = 5
 """States say how fresh they are about once a second; a rebalance of workers or meters takes some seconds."""
 MAX_STALE_S: Final = 86_400
 
-TOP_KEYS: Final = ("currency", "strict_tenants", "tenants", "rate_card", "budgets", "objectives")
+SECTIONS: Final = ("tenants", "rate_card", "budgets", "objectives", "event_types")
+TOP_KEYS: Final = ("currency", "strict_tenants", *SECTIONS)
 KINDS: Final = tuple(kind.name for kind in TOKEN_KINDS)
 
 
@@ -81,6 +84,7 @@ class ControlFile:
     rate_cards: tuple[Located[RateCard], ...] | None = None
     budgets: tuple[Located[Budget], ...] | None = None
     objectives: tuple[Located[Objective], ...] | None = None
+    event_types: tuple[Located[EventType], ...] | None = None
     problems: tuple[Problem, ...] = ()
     notes: tuple[Problem, ...] = ()  # what is in the file, but not read
     unread: bool = False
@@ -115,7 +119,7 @@ def parse(content: str | bytes) -> ControlFile:
 def _parsed(root: Node, documents: list[Node], problems: list[Problem]) -> ControlFile:
     top = Entry(root, "", TOP_KEYS, problems, about="")
     before = len(problems)
-    sections = {key: _section(top, key) for key in ("tenants", "rate_card", "budgets", "objectives")}
+    sections = {key: _section(top, key) for key in SECTIONS}
     unread = len(problems) > before
     moves: dict[str, Move] = {}
     file = ControlFile(
@@ -125,6 +129,7 @@ def _parsed(root: Node, documents: list[Node], problems: list[Problem]) -> Contr
         moves=moves,
         rate_cards=_read(sections["rate_card"], "rate_card", _rate_card, _card_key, problems),
         budgets=_read(sections["budgets"], "budgets", _budget, lambda budget: budget.id, problems),
+        event_types=_read(sections["event_types"], "event_types", event_type, lambda type_: type_.type, problems),
         unread=unread,
     )
     stated = _read(sections["objectives"], "objectives", read_objective, lambda objective: objective.id, problems)

@@ -1,7 +1,7 @@
 """What applying a control file would do: the changes, the warnings, and every reason not to.
 
-Tenants and rate cards are never removed by leaving them out; budgets and objectives of a section that is in the file
-are. An absent section is not touched. The file's order holds; what it leaves out keeps its place.
+Tenants and rate cards are never removed by leaving them out; budgets, objectives and event types of a section that
+is in the file are. An absent section is not touched. The file's order holds; what it leaves out keeps its place.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Final, Literal, TypeVar
 
 from meterhouse.ingest.event import TOKEN_KINDS
 from meterhouse.streams.control import Budget, Objective, Place, RateCard, Scope, Snapshot, Tenant
+from meterhouse.warehouse.control_event_types import event_type_fields
 from meterhouse.warehouse.control_fields import PICO, Located, Problem, nearest, time_text
 from meterhouse.warehouse.control_file import ControlFile
 from meterhouse.warehouse.control_places import merge_places, place_fields, place_name
@@ -20,7 +21,7 @@ from meterhouse.warehouse.control_rates import card_key, card_name, merge_cards
 
 T = TypeVar("T")
 
-MOST: Final = {"tenants": 50_000, "rate_card": 50_000, "budgets": 10_000, "objectives": 10_000}
+MOST: Final = {"tenants": 50_000, "rate_card": 50_000, "budgets": 10_000, "objectives": 10_000, "event_types": 1_000}
 """Every process holds a snapshot in memory, and each budget has a total per partition and window in the log."""
 
 Action = Literal["add", "change", "remove", "order"]
@@ -85,6 +86,7 @@ def plan(file: ControlFile, current: Snapshot, now_us: int) -> Plan:
         rate_cards=_ordered_cards(current, file, merged.cards),
         budgets=current.budgets if file.budgets is None else _values(file.budgets),
         objectives=current.objectives if file.objectives is None else _values(file.objectives),
+        event_types=current.event_types if file.event_types is None else _values(file.event_types),
         strict_tenants=current.strict_tenants if file.strict_tenants is None else file.strict_tenants,
         places=placed.places,
     )
@@ -194,6 +196,7 @@ def _counts(target: Snapshot) -> list[Problem]:
         "rate_card": len(target.rate_cards),
         "budgets": len(target.budgets),
         "objectives": len(target.objectives),
+        "event_types": len(target.event_types),
     }
     return [
         Problem(section, f"would have {count} entries: at most {MOST[section]} are allowed, stored ones included")
@@ -216,6 +219,7 @@ def diff(before: Snapshot, after: Snapshot) -> tuple[Change, ...]:
         *_cards(before.rate_cards, after.rate_cards),
         *_section("budgets", before.budgets, after.budgets, lambda budget: budget.id, budget_fields),
         *_section("objectives", before.objectives, after.objectives, lambda objective: objective.id, objective_fields),
+        *_section("event_types", before.event_types, after.event_types, lambda type_: type_.type, event_type_fields),
     )
 
 

@@ -215,9 +215,9 @@ TENANT_PLACES: Final = sa.Table(
 EVENT_TYPES: Final = sa.Table(
     "event_types",  # foreign event types, and where in their data a usage event's fields are
     METADATA,
-    sa.Column("type", KEY, primary_key=True),
+    sa.Column("id", KEY, primary_key=True),  # the type
     sa.Column("place", sa.Integer, nullable=False),
-    sa.Column("fields", sa.JSON, nullable=False),
+    sa.Column("sources", sa.JSON, nullable=False),  # field → paths and constants, in order
 )
 
 IDEMPOTENCY_KEYS: Final = sa.Table(

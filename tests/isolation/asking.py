@@ -14,6 +14,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 
 from meterhouse.api.auth.guard import PUBLIC
+from tests.ingest.foreign_payloads import litellm_call, litellm_openmeter, otlp_request, otlp_span
 from tests.isolation.town import Marks, event
 
 Known = Mapping[str, Mapping[int, str]]
@@ -81,6 +82,9 @@ class Ask:
 
 BODIES: Final[Mapping[str, Callable[[Marks], Any]]] = {
     "POST /v1/events": lambda m: event(m, 500),
+    "POST /api/v1/events": lambda m: litellm_openmeter(subject=m.tenant),
+    "POST /v1/ingest/litellm": lambda m: litellm_call(metadata={"user_api_key_team_id": m.tenant}),
+    "POST /v1/traces": lambda m: otlp_request(otlp_span(), resource={"meterhouse.tenant": m.tenant}),
     "POST /v1/admissions": lambda m: {"tenant": m.tenant, "application": m.application(0), "model": "shared"},
     "POST /v1/admissions/{reservation}/settlement": lambda m: {"cost": "0.1", "tokens": 1},
     "POST /v1/alerts/{alert_id}/acknowledgement": lambda m: {"by": "someone", "note": "looking"},

@@ -1,4 +1,4 @@
-"""Foreign records → usage events. Pure: a module takes the lines of a file, never the file."""
+"""Foreign records → usage events. Pure: a module takes the lines of a file or the bytes of a body, never the file."""
 
 from __future__ import annotations
 

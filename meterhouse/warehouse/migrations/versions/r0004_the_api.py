@@ -31,10 +31,10 @@ def upgrade() -> None:
     _places()
     op.create_table(
         "event_types",
-        sa.Column("type", KEY, nullable=False),
+        sa.Column("id", KEY, nullable=False),
         sa.Column("place", sa.Integer, nullable=False),
-        sa.Column("fields", sa.JSON, nullable=False),
-        sa.PrimaryKeyConstraint("type", name="pk_event_types"),
+        sa.Column("sources", sa.JSON, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_event_types"),
     )
     op.create_table(
         "idempotency_keys",
