@@ -230,7 +230,7 @@ def tell(done: Run, alone: tuple[float, list[float]], limit: Mapping[str, float]
     slope, other = (watched.slope_mib_per_min(each) for each in (watched.rss_mib, watched.other_mib))
     event_us = done.server_cpu_s * 1e6 / sent.accepted
     rows = [
-        Row("events a second, all with 204", f"{sent.accepted / orders.seconds:,.0f}", goal=f"{orders.rate:,}"),
+        Row("events a second, all with 204", f"{sent.accepted / sent.took_s:,.0f}", goal=f"{orders.rate:,}"),
         Row(f"ingest of {orders.events} events, from when due", quantiles(sent.late_ms, 50, 99), late),
         Row("  from when sent", quantiles(sent.answer_ms, 50, 99), late),
         Row("bodies sent again", str(sent.again), goal="0"),

@@ -66,6 +66,7 @@ class Sent(msgspec.Struct):
     answer_ms: list[float]  # from the first byte sent
     again: int  # bodies sent once more
     cpu_s: float
+    took_s: float  # until the last 204
 
 
 class Asked(msgspec.Struct):
@@ -166,7 +167,7 @@ class _Sending:
     begin_s: float
     numbers: Iterator[int]
     lock: threading.Lock = field(default_factory=threading.Lock)
-    sent: Sent = field(default_factory=lambda: Sent(0, [], [], 0, 0))
+    sent: Sent = field(default_factory=lambda: Sent(0, [], [], 0, 0, 0))
     trouble: list[str] = field(default_factory=list)
 
     def run(self) -> None:
@@ -207,6 +208,7 @@ def send(address: str, orders: Orders) -> Sent:
         thread.join()
     if shared.trouble:
         raise SystemExit(shared.trouble[0])
+    shared.sent.took_s = time.perf_counter() - shared.begin_s
     shared.sent.cpu_s = _cpu_s()
     return shared.sent
 
@@ -229,9 +231,13 @@ def ask(address: str, orders: Orders) -> Asked:
     client = http.client.HTTPConnection(address, timeout=60)
     asked = Asked({}, [], [], 0)
     snapshot = None
-    begin_s = time.perf_counter()
-    for number in range(int(orders.seconds / orders.ask_every_s)):
-        time.sleep(max(0.0, begin_s + number * orders.ask_every_s - time.perf_counter()))
+    due_s = time.perf_counter()
+    end_s = due_s + orders.seconds
+    for number in itertools.count():
+        due_s = max(due_s + orders.ask_every_s, time.perf_counter())  # what it is late with it does not make up for
+        if due_s > end_s:
+            break
+        time.sleep(max(0.0, due_s - time.perf_counter()))
         name, path = next(others) if number % 2 else chargeback
         asked_s = time.perf_counter()
         client.request("GET", path, headers=orders.headers)
