@@ -39,7 +39,7 @@ class MaintenanceSettings:
     size_classes: tuple[int, ...] = (_MIB, 32 * _MIB)  # bytes; a file is merged with others of its class, at most twice
     merge_files: int = 16  # of a class in a folder: a file costs a report about 0.3 ms
     merge_files_closed: int = 4  # of a day or month that ended a day ago: only late events come
-    merge_deltas: int = 8  # of deltas' files, which nearly every report reads: a merge takes them 0.1 s
+    merge_deltas: int = 8  # of deltas' files, which nearly every report reads, between two runs
     merge_bytes: int = 64 * _MIB  # rewritten in a run: 2 million events, commits wait for some 3 s
     keep_all_us: int = (
         300 * 1_000_000
