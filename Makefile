@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-kafka bench-budgets fmt lock crash kafka release-api litellm clean
+.PHONY: help demo test check bench bench-api bench-kafka bench-budgets fmt lock crash kafka release-api litellm clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,6 +34,9 @@ check: $(READY) ## formatting, lint, types, direction of imports
 
 bench: $(READY) ## measure each figure beside its limit
 	$(BIN)/python -m bench $(ARGS)
+
+bench-api: $(READY) ## publish 10,000 events/s over HTTP for five minutes, reports beside (ARGS="--seconds 30")
+	$(BIN)/python -m bench.api $(ARGS)
 
 bench-kafka: $(READY) ## measure metering from a real Kafka (ARGS=--long: four times the events); needs Java and Maven
 	$(BIN)/python -m bench.kafka $(ARGS)

@@ -15,11 +15,8 @@ import itertools
 import json
 import random
 import re
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic, perf_counter
@@ -28,13 +25,13 @@ from typing import Final
 import httpx
 
 from bench.report import Row, show
+from bench.serving import apply_control, serving
 
 CLIENTS: Final = 20
 PACED_PER_S: Final = 500
 EVENTS_PER_S: Final = 2_000
 START_S: Final = 60
 GOAL: Final = "p99 5 ms"
-COMMAND: Final = (sys.executable, "-m", "meterhouse.api.cli")
 CONTROL: Final = """
 currency: USD
 tenants: [{id: acme, name: Acme, org: [group]}, {id: borg, name: Borg}]
@@ -49,26 +46,6 @@ budgets:
   - {id: tokens, scope: {application: bench}, window: {every: day, time_zone: UTC}, limit_tokens: 1000000000000, on_exceeded: throttle}
 """  # noqa: E501
 ASK: Final = {"tenant": "acme", "application": "bench", "model": "large", "input_tokens": 1_000, "max_tokens": 500}
-
-
-@contextmanager
-def serving(home: Path) -> Iterator[str]:
-    """A server over a new home; yields its address."""
-    control = home.parent / "control.yaml"
-    control.write_text(CONTROL, encoding="utf-8")
-    subprocess.run([*COMMAND, "--home", str(home), "apply", str(control)], check=True, capture_output=True)
-    with subprocess.Popen(
-        [*COMMAND, "--home", str(home), "serve", "--port", "0"], stderr=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stderr is not None
-        try:
-            for line in server.stderr:
-                if (found := re.search(r"serving http://(\S+)", line)) is not None:
-                    yield found[1]
-                    return
-            raise SystemExit("the server did not start")
-        finally:
-            server.terminate()
 
 
 def await_ready(address: str) -> None:
@@ -172,7 +149,10 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=5_000)
     requests = parser.parse_args().requests
     rows = []
-    with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "home") as address:
+    with ExitStack() as parts:
+        home = Path(parts.enter_context(tempfile.TemporaryDirectory())) / "home"
+        apply_control(home, CONTROL)
+        address = parts.enter_context(serving(home)).address
         await_ready(address)
         asyncio.run(measure(address, 1, 500))  # warms up
         for name, clients, per_s, events_per_s in (

@@ -39,7 +39,7 @@ _KEYS: Final = (
     " 'prod', concat('model-', m), concat('provider-', m % 2), 'chat', status,"
     " CASE status WHEN 'error' THEN 'unbilled' ELSE 'billed' END"
 )
-_COUNTS: Final = "r % 40 + 1, r % 90000, r % 20000, 0, r % 7000, r % 500"
+_COUNTS: Final = "r % 90000, r % 20000, 0, r % 7000, r % 500"
 _COSTS: Final = ", ".join(
     f"(CASE status WHEN 'error' THEN 0 ELSE {tokens} * {price} END)::DECIMAL(38,12)"
     for tokens, price in (
@@ -58,22 +58,24 @@ _ROWS: Final = """
 """
 
 
-def build(lake: Lake) -> dict[str, int]:
-    """Fills the lake and returns the rows of each table."""
+def build(lake: Lake, from_us: int = FROM_US, requests: int = 40, *, charges: bool = True) -> dict[str, int]:
+    """Fills the lake with DAYS days from `from_us` on, and returns the rows of each table. `requests`: the most of a
+    group in an hour; without `charges` there are roll-ups alone."""
     ledger = LakeLedger(lake)
     ledger.seed(4)
     ledger.close()
     cursor = lake.cursor()
     cursor.execute("SELECT setseed(0.25)")
-    roll_up = f"SELECT {_KEYS}, {_COUNTS}, {_COSTS} FROM {_ROWS}"
-    hours = {"from_us": FROM_US, "unit_us": HOUR_US, "first": 0, "last": DAYS * 24}
+    roll_up = f"SELECT {_KEYS}, r % {requests} + 1, {_COUNTS}, {_COSTS} FROM {_ROWS}"
+    hours = {"from_us": from_us, "unit_us": HOUR_US, "first": 0, "last": DAYS * 24}
     cursor.execute(f"INSERT INTO rollup_hour {roll_up}", hours)
     in_days = 'SELECT * REPLACE (date_trunc(\'day\', "time") AS "time") FROM rollup_hour'
     cursor.execute(f"INSERT INTO rollup_day {delta_sum_sql(ROLLUP_DAY, f'({in_days})')}")
-    last_day = {"from_us": FROM_US, "unit_us": MINUTE_US, "first": (DAYS - 1) * 1440, "last": DAYS * 1440}
+    last_day = {"from_us": from_us, "unit_us": MINUTE_US, "first": (DAYS - 1) * 1440, "last": DAYS * 1440}
     # A tenth of the combinations has a request in a minute: 330,000 a day are 10 million a month.
     cursor.execute(f"INSERT INTO rollup_minute {roll_up} WHERE r % 10 = 0", last_day)
-    cursor.execute(_charges_sql(), last_day)
+    if charges:
+        cursor.execute(_charges_sql(), last_day)
     tables = ("rollup_day", "rollup_hour", "rollup_minute", "charges")
     return {table: cursor.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0] for table in tables}
 

@@ -29,8 +29,12 @@ LEAVE_S: Final = 60.0
 LOOK_S: Final = 0.05
 
 
-def control_file(tenants: Sequence[str], budgets: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Tenants, prices of the bench's workload, and budgets as the control file writes them."""
+def control_file(
+    tenants: Sequence[str],
+    budgets: Sequence[Mapping[str, Any]] = (),
+    models: Sequence[tuple[str, str]] = MODELS,
+) -> str:
+    """Tenants, prices of (provider, model), and budgets as the control file writes them."""
     return yaml.safe_dump(
         {
             "currency": "USD",
@@ -39,7 +43,7 @@ def control_file(tenants: Sequence[str], budgets: Sequence[Mapping[str, Any]] = 
                 {"provider": provider, "model": model, "valid_from": "2026-01-01T00:00:00Z",
                  "per_million": {kind.name: PRICE for kind in TOKEN_KINDS}, "tenant": None,
                  "approved_by": "finance@example.com"}
-                for provider, model in MODELS
+                for provider, model in models
             ],
             "budgets": [dict(budget) for budget in budgets],
         }

@@ -20,7 +20,7 @@ there is nothing. A look costs 30 µs, a wake-up more; 20 ms leave most of the 5
 
 
 class Bell:
-    """Wakes the consumers of this process when something was appended in it."""
+    """Wakes the consumers of a topic when something was appended to it in this process."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()

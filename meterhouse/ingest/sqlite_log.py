@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,7 +79,7 @@ class SqliteLog:
         self._write_lock = threading.Lock()  # holds the writing connection
         self._queue_lock = threading.Lock()
         self._queue: list[_Turn] = []
-        self._bell = Bell()
+        self._bells: defaultdict[str, Bell] = defaultdict(Bell)  # of each topic
         self._closed = False
         prepare(self._path)
         with log_errors(self._path):
@@ -149,7 +150,7 @@ class SqliteLog:
         with self._write_lock:
             if not turn.settled:  # else whoever had the lock before us has written ours with theirs
                 self._write(self._next_group())
-        self._bell.ring()
+        self._bells[topic].ring()
         if turn.error is not None:
             raise turn.error
         return turn.places
@@ -213,7 +214,7 @@ class SqliteLog:
     def consumer(self, topic: str, *, on_assign: OnAssign, on_revoke: OnRevoke | None = None) -> SqliteConsumer:
         """A consumer that owns all partitions of `topic`, and so never loses one: `on_revoke` is not called."""
         with self._pool.snapshot() as connection:
-            return SqliteConsumer(self._pool, self._bell, require_topic(connection, topic), on_assign)
+            return SqliteConsumer(self._pool, self._bells[topic], require_topic(connection, topic), on_assign)
 
     def begin_offsets(self, topic: str) -> dict[int, int]:
         """As the port says."""
@@ -287,7 +288,8 @@ class SqliteLog:
             self._closed = True
             self._writer.close()
         self._pool.close()
-        self._bell.ring()
+        for bell in list(self._bells.values()):
+            bell.ring()
 
     def _refuse_if_closed(self) -> None:
         if self._closed:

@@ -39,6 +39,7 @@ class MaintenanceSettings:
     size_classes: tuple[int, ...] = (_MIB, 32 * _MIB)  # bytes; a file is merged with others of its class, at most twice
     merge_files: int = 16  # of a class in a folder: a file costs a report about 0.3 ms
     merge_files_closed: int = 4  # of a day or month that ended a day ago: only late events come
+    merge_deltas: int = 8  # of deltas' files, which nearly every report reads, between two runs
     merge_bytes: int = 64 * _MIB  # rewritten in a run: 2 million events, commits wait for some 3 s
     keep_all_us: int = (
         300 * 1_000_000
@@ -92,23 +93,41 @@ def maintain(
     the others do nothing. Passing trouble is told in the report, not raised.
     """
     started = timer()
+    steps = (_merge, _expire, _drop_positions, _delete_files, _delete_orphans)
+    how = settings or MaintenanceSettings()
+    report = _in_turn(lake, steps, lambda cursor: _Run(lake, cursor, now_us, how, frozenset(held)))
+    return replace(report, duration_us=round((timer() - started) * 1e6))
+
+
+def merge_deltas(lake: Lake, now_us: int, settings: MaintenanceSettings | None = None) -> MaintenanceReport:
+    """Of `maintain` only this: small files of deltas are merged, from `merge_deltas` of a folder on."""
+    settings = settings or MaintenanceSettings()
+    few = replace(settings, merge_files=settings.merge_deltas, size_classes=settings.size_classes[:1])
+    return _in_turn(lake, (_merge_deltas,), lambda cursor: _Run(lake, cursor, now_us, few, frozenset()))
+
+
+_Step = Callable[["_Run", MaintenanceReport], MaintenanceReport]
+
+
+def _in_turn(
+    lake: Lake, steps: Sequence[_Step], run_on: Callable[[duckdb.DuckDBPyConnection], _Run]
+) -> MaintenanceReport:
     report = MaintenanceReport()
     try:
         with lake.writing, turn(lake.config.catalogue, "maintenance") as ours:
             if not ours:
                 return replace(report, elsewhere=True)
             with lake.borrowed() as cursor:
-                report = _steps(_Run(lake, cursor, now_us, settings or MaintenanceSettings(), frozenset(held)))
+                return _done(run_on(cursor), steps)
     except TROUBLE as trouble:
         if not passing(trouble):
             raise
-        report = _troubled(report, lake, "beginning", trouble)
-    return replace(report, duration_us=round((timer() - started) * 1e6))
+        return _troubled(report, lake, "beginning", trouble)
 
 
-def _steps(run: _Run) -> MaintenanceReport:
+def _done(run: _Run, steps: Sequence[_Step]) -> MaintenanceReport:
     report = MaintenanceReport()
-    for step in (_merge, _expire, _drop_positions, _delete_files, _delete_orphans):
+    for step in steps:
         try:
             report = step(run, report)
         except TROUBLE as trouble:
@@ -168,8 +187,16 @@ def folder_end_us(folder: str) -> int:
 
 
 def _merge(run: _Run, report: MaintenanceReport) -> MaintenanceReport:
+    return _merge_of(TABLES, run, report)
+
+
+def _merge_deltas(run: _Run, report: MaintenanceReport) -> MaintenanceReport:
+    return _merge_of([table for table in TABLES if table.keys], run, report)
+
+
+def _merge_of(tables: Sequence[LakeTable], run: _Run, report: MaintenanceReport) -> MaintenanceReport:
     budget_bytes = run.settings.merge_bytes
-    for table in TABLES:
+    for table in tables:
         found = run.rows("SELECT data_file, data_file_size_bytes FROM ducklake_list_files('lake', ?)", [table.name])
         files = [DataFile(str(path), int(str(size))) for path, size in found]
         for group in due_merges(files, run.now_us, run.settings):

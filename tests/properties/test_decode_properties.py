@@ -19,7 +19,7 @@ from meterhouse.ingest.columns import ColumnReader
 from meterhouse.ingest.decode import Decoder, event_key
 from meterhouse.ingest.event import INFERENCE_TYPE, REQUEST_TYPE
 from meterhouse.ingest.log import Records
-from meterhouse.ingest.split import Splitter, split_exactly
+from meterhouse.ingest.split import Splitter, Unparsable, claimed, split, split_exactly
 from meterhouse.ingest.validate import pair_digest
 from tests.builders import T0_US, records
 
@@ -301,6 +301,52 @@ def test_records_taken_together_are_one_event_each(run: list[bytes]) -> None:
 
 def test_sound_single_events_are_taken_together() -> None:
     assert Splitter().are_single([b"{}", '{"é":"é"}'.encode(), json.dumps(SOUND_EVENT).encode()])
+
+
+# --- splitting of bodies, by tenant ---------------------------------------------------------------------------------
+
+SUBJECT_NAMES: Final = ("subject", "subject", "sub\\u006aect", "Subject", "data", "subject ")
+SUBJECTS: Final = (
+    '"acme"', '"borg"', '""', "null", "7", '"\\u0061cme"', '"a\\"subject\\""', '"subject"', '"\u00e9"', '"\\ud800"',
+    '{"subject":"other"}', '["subject"]', '"a\u0000"', '"a\u007f"', '"' + "x" * 257 + '"', "NaN", "1e999", "1" * 30,
+    "[" * 501, "[" * 499 + "]" * 499, "[" * 600 + "]" * 600,
+)  # fmt: skip
+
+
+@st.composite
+def claiming_bodies(draw: st.DrawFn) -> bytes:
+    """Bodies whose events name tenants in more and in fewer ways than one."""
+    members = st.lists(st.tuples(st.sampled_from(SUBJECT_NAMES), st.sampled_from(SUBJECTS)), max_size=3)
+    space = draw(st.sampled_from(("", "", " ", "\n\t")))
+    pieces = [_object(each, space) for each in draw(st.lists(members, max_size=4))]
+    pieces += draw(st.lists(st.sampled_from(SUBJECTS), max_size=1))
+    text = pieces[0] if len(pieces) == 1 and draw(st.booleans()) else f"[{space}" + f"{space},".join(pieces) + "]"
+    return text.encode(errors="surrogatepass") + draw(st.sampled_from((b"", b"", b"", b" ", b",", b"{}", b"\xff")))
+
+
+def by_definition(body: bytes) -> list[tuple[str | None, bytes]] | str:
+    try:
+        return [(claimed(piece), piece) for piece in split_exactly(body)]
+    except Unparsable as wrong:
+        return str(wrong)
+
+
+def by_split(body: bytes) -> list[tuple[str | None, bytes]] | str:
+    try:
+        return split(body)
+    except Unparsable as wrong:
+        return str(wrong)
+
+
+@settings(MODERATE, max_examples=1_000)
+@given(st.one_of(claiming_bodies(), near_valid_records(), st.binary(max_size=20)))
+@example(b'[{"subject":"acme","subject":"borg"}]')
+@example(b'[{"sub\\u006aect":"acme","subject":"borg"}]')
+@example(b'[{"subject":"acme","sub\\u006aect":"borg"}]')
+@example(b'{"data":{"subject":"acme"}}')
+@example(b'[{"subject":"acme"},{"subject":"\xff"}]')
+def test_a_body_is_split_and_keyed_by_the_first_subject_of_each_event(body: bytes) -> None:
+    assert by_split(body) == by_definition(body)
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from meterhouse.warehouse.maintenance import (
     expirable,
     folder_end_us,
     maintain,
+    merge_deltas,
     within,
 )
 from tests.ledger_units import DAY_US, HOUR_US, START_US, Shape, unit
@@ -67,6 +68,22 @@ def test_merging_leaves_fewer_files_and_rows_and_the_same_books(lake: Lake, ledg
                 assert (
                     cursor.execute(f"SELECT 1 FROM {table.name} GROUP BY {keys} HAVING count(*) > 1").fetchall() == []
                 )
+
+
+def test_deltas_alone_are_merged_when_there_are_a_few_files_of_them(lake: Lake, ledger: LakeLedger) -> None:
+    settings = replace(SETTINGS, merge_files_closed=5)
+    commit(ledger, 4)
+    assert merge_deltas(lake, now_us(), settings) == MaintenanceReport()
+    commit(ledger, 1)
+    books = the_books(lake)
+    report = merge_deltas(lake, now_us(), settings)
+    assert report.trouble == ()
+    assert the_books(lake) == books
+    deltas = {table.name for table in TABLES if table.keys}
+    assert {name: len(paths) for name, paths in files(lake).items()} == {
+        table.name: 1 if table.name in deltas else 5 for table in TABLES
+    }
+    assert report.merged_files == 5 * len(deltas)
 
 
 def test_days_and_months_are_merged_apart(lake: Lake, ledger: LakeLedger) -> None:

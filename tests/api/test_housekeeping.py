@@ -1,0 +1,54 @@
+"""Housekeeping between the meter's commits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from meterhouse.api.housekeeping import DELTAS_EVERY_US, Housekeeping
+from meterhouse.ingest.sqlite_log import SqliteLog
+from meterhouse.ingest.topics import DAY_US, embedded
+from meterhouse.streams.ledger import Position
+from meterhouse.warehouse.lake import Lake, LakeConfig
+from meterhouse.warehouse.lake_ledger import LakeLedger
+from tests.ledger_units import HOUR_US, START_US, Shape, unit
+
+COMMITS = 4  # files that are enough for a merge of a month that is over
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_us = START_US + 40 * DAY_US
+
+    def __call__(self) -> int:
+        return self.now_us
+
+
+def files_of(lake: Lake, table: str) -> int:
+    with lake.read() as cursor:
+        [(count,)] = cursor.execute("SELECT count(*) FROM ducklake_list_files('lake', ?)", [table]).fetchall()
+        return int(count)
+
+
+def test_deltas_are_merged_every_few_seconds_and_charges_in_a_round(tmp_path: Path) -> None:
+    clock = Clock()
+    log = SqliteLog(tmp_path / "log.sqlite", clock=clock)
+    log.create_topics(embedded(partitions=1, retention_us=DAY_US))
+    with Lake.open(LakeConfig(tmp_path / "lake.sqlite", tmp_path / "data")) as lake:
+        ledger = LakeLedger(lake)
+        ledger.seed(1)
+        keeping = Housekeeping(every_s=60, lake=lake, ledger=ledger, log=log, clock=clock, held=lambda _: ())
+        before = Position()
+        for _ in range(COMMITS):
+            done = unit(Shape(seed=before.next_offset, span_us=HOUR_US), before)
+            ledger.commit(done)
+            before = done.after[0]
+            keeping.between_commits()
+        assert (files_of(lake, "rollup_day"), files_of(lake, "charges")) == (COMMITS, COMMITS)
+        clock.now_us += DELTAS_EVERY_US
+        keeping.between_commits()
+        assert (files_of(lake, "rollup_day"), files_of(lake, "charges")) == (1, COMMITS)
+        clock.now_us += 60_000_000
+        keeping.between_commits()
+        assert (files_of(lake, "rollup_day"), files_of(lake, "charges")) == (1, 1)
+        ledger.close()
+    log.close()
