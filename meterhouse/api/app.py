@@ -43,6 +43,7 @@ from meterhouse.api.streams import Streams
 from meterhouse.api.wiring import House
 from meterhouse.ingest.log import LogError
 from meterhouse.streams.alerts import OutboxUnavailable
+from meterhouse.warehouse.api_keys import KeyOver
 from meterhouse.warehouse.audit import BadDeed
 from meterhouse.warehouse.control import ControlUnavailable
 from meterhouse.warehouse.lake import LakeError
@@ -145,6 +146,10 @@ def _install_domain_errors(app: FastAPI) -> None:
     async def _unavailable(request: Request, error: Exception) -> Response:
         problem = problems.Problem("unavailable", f"{error}. Try again.", headers={"Retry-After": "1"})
         return problems.document(problem, request.url.path)
+
+    @app.exception_handler(KeyOver)
+    async def _over(request: Request, error: KeyOver) -> Response:
+        return problems.document(problems.Problem("conflict", str(error)), request.url.path)
 
     @app.exception_handler(NoSuch)
     async def _no_such(request: Request, error: NoSuch) -> Response:

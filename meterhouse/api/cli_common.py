@@ -31,6 +31,7 @@ from meterhouse.streams.alerts import ChannelMissing, OutboxUnavailable
 from meterhouse.streams.budget_desk import BudgetWorkerStopped
 from meterhouse.streams.ledger import LedgerUnavailable
 from meterhouse.streams.meter import MeterStopped
+from meterhouse.warehouse.api_keys import KeyOver
 from meterhouse.warehouse.audit import BadDeed
 from meterhouse.warehouse.control import ControlConflict, ControlUnavailable
 from meterhouse.warehouse.database import DatabaseTooNew
@@ -43,7 +44,7 @@ WRONG_USE: Final = 2
 
 _FAILURES: Final = (
     LogError, LakeError, LedgerUnavailable, MeterStopped, BudgetWorkerStopped, OutboxUnavailable, ControlConflict,
-    ControlUnavailable, DatabaseTooNew, BooksError, MetricsError, ChannelMissing, NoSuch, ListingGone,
+    ControlUnavailable, DatabaseTooNew, BooksError, MetricsError, ChannelMissing, NoSuch, ListingGone, KeyOver,
 )  # fmt: skip
 
 FILE_WIDTH: Final = 160

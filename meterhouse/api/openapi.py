@@ -107,7 +107,7 @@ def _complete(operation: dict[str, Any], permissions: Sequence[Permission]) -> N
         roles = [role.value for role, has in PERMITTED.items() if has.issuperset(permissions)]
         operation["description"] = f"{operation.get('description', '')}\n\nFor the roles {', '.join(roles)}.".lstrip()
     for parameter in operation.get("parameters", ()):
-        schema = parameter["schema"]
+        schema = parameter["schema"] = _without_null(parameter["schema"])
         if "examples" not in schema and parameter["name"] in EXAMPLES and not _is_closed(schema):
             example = EXAMPLES[parameter["name"]]
             schema["examples"] = [[example] if _takes_a_list(schema) else example]
@@ -139,6 +139,15 @@ def _problems_of(operation: Mapping[str, Any], *, guarded: bool) -> Iterator[str
 
 def _alternatives(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [each for each in schema.get("anyOf", [schema]) if each.get("type") != "null"]
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter that is not given is absent: a query has no null."""
+    if "anyOf" not in schema:
+        return schema
+    rest = {name: value for name, value in schema.items() if name != "anyOf"}
+    left = _alternatives(schema)
+    return {**left[0], **rest} if len(left) == 1 else {**rest, "anyOf": left}
 
 
 def _takes_a_list(schema: Mapping[str, Any]) -> bool:

@@ -28,7 +28,7 @@ TYPES: Final[Mapping[str, tuple[int, str]]] = {
     "method-not-allowed": (405, "The method is not allowed here"),
     "not-acceptable": (406, "There is no such form of it"),
     "too-slow": (408, "The body did not come in time"),
-    "conflict": (409, "It was done otherwise before"),
+    "conflict": (409, "It does not fit what was done before"),
     "gone": (410, "It is no longer there"),
     "too-large": (413, "The body is too large"),
     "unsupported-media-type": (415, "The content type is not supported"),

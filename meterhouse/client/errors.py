@@ -60,7 +60,7 @@ class NotFound(Problem):
 
 
 class Conflict(Problem):
-    """It was done otherwise before."""
+    """It does not fit what was done before."""
 
 
 class TooLarge(Problem):

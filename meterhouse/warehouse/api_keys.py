@@ -37,6 +37,10 @@ class KeyRefused(ValueError):
     """The key cannot be made or replaced; the message says what to do."""
 
 
+class KeyOver(Exception):
+    """The key is expired or revoked: nothing can be done with it any more."""
+
+
 class NoSuchKey(Exception):
     """There is no key of this id."""
 
@@ -107,13 +111,13 @@ class ApiKeys:
 
     def rotate(self, key_id: str, overlap_us: int, actor: str, now_us: int) -> MadeKey:
         """A new key with the role and grants of an old one, for as long from now on as that was made for; the old one
-        goes on for the overlap and expires. Raises KeyRefused, NoSuchKey."""
+        goes on for the overlap and expires. Raises KeyRefused, KeyOver, NoSuchKey."""
         if not 0 <= overlap_us <= MAX_OVERLAP_US:
             raise KeyRefused("an old key goes on for 0 to 30 days")
         with available(), writing(self._engine) as connection:
             old = _one(connection, key_id)
             if (standing := old.standing(now_us)) != "in_force":
-                raise KeyRefused(f"key {key_id} is {standing}: create a new one")
+                raise KeyOver(f"key {key_id} is {standing}: create a new one")
             life_us = None if old.expires_us is None else old.expires_us - old.created_us
             ends_us = min(now_us + overlap_us, old.expires_us or now_us + overlap_us)
             renewed = NewKey(

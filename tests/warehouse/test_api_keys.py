@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from meterhouse.warehouse import key_text
-from meterhouse.warehouse.api_keys import ApiKeys, KeyRefused, NewKey, NoSuchKey
+from meterhouse.warehouse.api_keys import ApiKeys, KeyOver, KeyRefused, NewKey, NoSuchKey
 from meterhouse.warehouse.control_tables import AUDIT_LOG
 from meterhouse.warehouse.view import Grant
 
@@ -79,7 +79,7 @@ def test_what_cannot_be_done_changes_nothing(keys: ApiKeys, engine: sa.Engine) -
     made = keys.create(OWNER, "os:ann", NOW_US).key
     keys.revoke(made.id, "os:ann", NOW_US)
     before, edition = audited(engine), keys.edition()
-    with pytest.raises(KeyRefused, match="is revoked: create a new one"):
+    with pytest.raises(KeyOver, match="is revoked: create a new one"):
         keys.rotate(made.id, HOUR_US, "os:ann", NOW_US)
     with pytest.raises(KeyRefused, match="later than now"):
         keys.create(NewKey(name="late", role="admin", expires_us=NOW_US), "os:ann", NOW_US)

@@ -22,9 +22,9 @@ _BODY: Final = {
         "required": True,
         "description": "One CloudEvent 1.0 of type `meterhouse.request.v1` or `meterhouse.inference.v1`, or an array.",
         "content": {
-            event_log.STRUCTURED: {"schema": schemas.ONE},
+            event_log.STRUCTURED: {"schema": schemas.ANY},
             event_log.BATCH: {"schema": schemas.MANY},
-            "application/json": {"schema": {"anyOf": [schemas.ONE, schemas.MANY]}},
+            "application/json": {"schema": schemas.ANY},
         },
     }
 }

@@ -70,7 +70,7 @@ def create_key(desk: DeskOf, asked: Annotated[schemas.NewKey, Depends(body_of(sc
     response_model=schemas.MadeKey,
     status_code=201,
     summary="Replace an API key",
-    responses=responses("invalid-parameter", "malformed-body", "not-found", "too-large", "too-slow"),
+    responses=responses("invalid-parameter", "malformed-body", "not-found", "conflict", "too-large", "too-slow"),
     openapi_extra=request_body(schemas.Rotation),
 )
 def rotate_key(

@@ -5,15 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from meterhouse.api.schemas.common import Money, Whole
+from meterhouse.api.schemas.common import Money, Whole, as_whole
 from meterhouse.ingest.event import MAX_COUNT, MAX_TEXT
 
 _TOKENS: Final = ("input_tokens", "max_tokens")
 EventText = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
-BoundTokens = Annotated[Whole, Field(le=MAX_COUNT)]
+BoundTokens = Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT), BeforeValidator(as_whole)]
 MoneyText = Annotated[str, Field(json_schema_extra={"pattern": r"^[0-9]{1,20}(\.[0-9]{1,12})?$"})]
 """Our own error says more of a wrong one than a validator's."""
 _BOTH_OR_NEITHER: Final[JsonDict] = {
@@ -54,8 +54,8 @@ class Admission(BaseModel):
 
 class Position(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    partition: Annotated[Whole, Field(lt=2**31)]
-    offset: Annotated[Whole, Field(lt=2**63)]
+    partition: Whole
+    offset: Whole
 
 
 class Settlement(BaseModel):

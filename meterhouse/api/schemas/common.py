@@ -21,12 +21,12 @@ Money = Annotated[str, Field(pattern=r"^-?\d+\.\d{12}$", examples=["0.0001234500
 Amount = Annotated[str, Column.amount]
 
 
-def _whole(value: object) -> object:
+def as_whole(value: object) -> object:
     """JSON has one kind of number: 5.0 is the whole number 5."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Whole = Annotated[int, BeforeValidator(_whole), Field(strict=True, ge=0)]
+Whole = Annotated[int, Field(strict=True, ge=0, lt=2**63), BeforeValidator(as_whole)]
 """A whole number that a client gives; text is none."""
 Count = Annotated[int, Field(ge=0)]
 

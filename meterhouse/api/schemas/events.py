@@ -72,3 +72,4 @@ INFERENCE: Final = _of_type(
 ONE: Final[Schema] = {"oneOf": [REQUEST, INFERENCE]}
 MANY: Final[Schema] = {"type": "array", "items": {}, "description": "events; each stands for itself"}
 """Of an array a malformed event rejects itself alone, so that any array of JSON is taken."""
+ANY: Final[Schema] = {"anyOf": [ONE, MANY]}

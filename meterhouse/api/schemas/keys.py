@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from meterhouse.api.auth.caller import Permission, Role
 from meterhouse.api.schemas.admissions import EventText
+from meterhouse.api.schemas.common import as_whole
 from meterhouse.warehouse.api_keys import MAX_GRANTS, MAX_NAME
 
 _DAY_S = 86_400
@@ -38,7 +39,7 @@ class Rotation(BaseModel):
     """How a key is replaced."""
 
     model_config = ConfigDict(extra="forbid")
-    overlap_s: Annotated[int, Field(strict=True, ge=0, le=30 * _DAY_S)] = Field(
+    overlap_s: Annotated[int, Field(strict=True, ge=0, le=30 * _DAY_S), BeforeValidator(as_whole)] = Field(
         _DAY_S, description="how long the old key goes on, seconds"
     )
 

@@ -25,10 +25,11 @@ State = Literal["kept", "new", "gone"]
 
 def range_before(from_us: int, to_us: int) -> Range:
     """What a range is compared with: of a whole calendar month of UTC the month before, else the same length just
-    before."""
-    if (from_us, to_us) == month_of(from_us):
-        return month_of(from_us - 1)
-    return from_us - (to_us - from_us), from_us
+    before. Raises ReportError where that is outside the calendar."""
+    check_range(from_us, to_us)
+    before_us = from_us - (to_us - from_us), from_us
+    check_range(*before_us)
+    return month_of(from_us - 1) if (from_us, to_us) == month_of(from_us) else before_us
 
 
 @dataclass(frozen=True, slots=True)

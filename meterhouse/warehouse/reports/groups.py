@@ -263,8 +263,14 @@ def microseconds_of(time: datetime) -> int:
     return (time - _EPOCH) // timedelta(microseconds=1)
 
 
+FIRST_US: Final = microseconds_of(datetime(2, 1, 1, tzinfo=UTC))
+LAST_US: Final = microseconds_of(datetime(9999, 1, 1, tzinfo=UTC))
+
+
 def check_range(from_us: int, to_us: int) -> None:
-    """Raises ReportError unless from < to."""
+    """Raises ReportError unless from < to, both of years that have a year before and one behind them."""
+    if from_us < FIRST_US or to_us > LAST_US:
+        raise ReportError("the range is outside the calendar: a report is of the years 2 to 9998")
     if from_us >= to_us:
         start, end = datetime_of(from_us).isoformat(), datetime_of(to_us).isoformat()
         raise ReportError(f"the range is empty: from {start} must come before to {end} (to is not part of the range)")
