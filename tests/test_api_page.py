@@ -17,11 +17,13 @@ from typing import Any
 import pytest
 
 from meterhouse.api.app import create_app
+from meterhouse.api.auth.caller import Role
 from meterhouse.api.clock import now_us
 from meterhouse.api.settings import Settings
 from meterhouse.api.wiring import House
 from meterhouse.api.workers import Workers
 from meterhouse.client import Meterhouse
+from meterhouse.warehouse.api_keys import NewKey
 from meterhouse.warehouse.control_file import parse
 from meterhouse.warehouse.control_plan import plan
 from tests.api.serving import served
@@ -79,7 +81,8 @@ def test_the_examples_do_what_they_say(house: House, tmp_path: Path, monkeypatch
     with contextlib.ExitStack() as leaving:
         http = leaving.enter_context(served(create_app(house)))
         workers = leaving.enter_context(Workers(house))
-        environment = {"URL": str(http.base_url), "KEY": "no-key-yet", "DAY": f"{datetime.now(UTC):%F}"}
+        made = house.keys.create(NewKey(name="ann", role=Role.admin, grants=None, expires_us=None), "test", now_us())
+        environment = {"URL": str(http.base_url), "KEY": made.text, "DAY": f"{datetime.now(UTC):%F}"}
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.chdir(tmp_path)
