@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from meterhouse.api.auth.caller import Caller
 from meterhouse.api.auth.guard import PUBLIC
 from meterhouse.api.operations import routes_of
+from meterhouse.warehouse.books import _CutCursor
 from tests.isolation.asking import Ask, Operation, operations, unknown
 from tests.isolation.town import ABSENT, MARKS, WIDE, Marks, Town, built, callers_of
 
@@ -124,3 +127,36 @@ def test_roles_that_look_at_all_tenants_see_all(town: Town, caller: Caller) -> N
     for path in ("/v1/chargeback?group_by=tenant", "/v1/rejects?limit=1000", "/v1/budgets", "/v1/slo"):
         text = town.ask(caller, "GET", path).text
         assert [marks.tenant for marks in MARKS if marks.name not in text] == [], path
+
+
+def test_what_is_anothers_takes_the_same_work_as_what_is_not_there(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever measures how long an answer takes learns no more than who reads it."""
+    own, other = MARKS[0], MARKS[1]
+    done: list[str] = []
+
+    def in_lake(cursor: _CutCursor, query: str, *more: Any) -> Any:
+        done.append("lake")
+        return run(cursor, query, *more)
+
+    def in_database(*_: object) -> None:
+        if threading.current_thread().name.startswith("AnyIO"):  # a request's, not one of what polls
+            done.append("database")
+
+    run = _CutCursor.execute
+    monkeypatch.setattr(_CutCursor, "execute", in_lake)
+    sa.event.listen(sa.Engine, "before_cursor_execute", in_database)
+    try:
+        for caller in callers_of(own):
+            pairs = zip(
+                _about(operations(town.app), other, town), _about(operations(town.app), ABSENT, town), strict=True
+            )
+            for ask, absent in pairs:
+                said(town, caller, absent)  # what is read once is read now
+                work = []
+                for each in (ask, absent):
+                    done.clear()
+                    said(town, caller, each)
+                    work.append(list(done))
+                assert work[0] == work[1], f"{caller.name} asked {ask}"
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", in_database)
