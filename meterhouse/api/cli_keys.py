@@ -84,7 +84,7 @@ def revoke(ctx: typer.Context, key_id: IdArgument) -> None:
 
 
 def _desk(house: House) -> KeyDesk:
-    return KeyDesk(house, f"os:{user_name()}")
+    return KeyDesk(house, user_name())
 
 
 def _show(made: Json, more: str) -> None:
@@ -103,9 +103,9 @@ def _application(text: str) -> Grant:
     return grant
 
 
-def _seen(grants: list[Json] | None) -> str | None:
+def _seen(grants: list[Json] | None) -> str:
     if grants is None:
-        return None
+        return "everything"
     return ", ".join("/".join(filter(None, (each["tenant"], each["application"]))) for each in grants)
 
 

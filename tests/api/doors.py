@@ -61,7 +61,7 @@ class Gatehouse:
     def make(self, name: str, role: str, *grants: Grant, expires_us: int | None = None) -> str:
         """Makes a key and returns its id."""
         made = self.house.keys.create(
-            NewKey(name=name, role=role, grants=grants or None, expires_us=expires_us), "os:ann", now_us()
+            NewKey(name=name, role=role, grants=grants or None, expires_us=expires_us), "ann", now_us()
         )
         self.keys[name] = made.text
         return made.key.id

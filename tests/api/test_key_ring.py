@@ -50,7 +50,7 @@ class Rig:
         self.ring = KeyRing(self.keys, lambda: EMPTY, lambda: self.now_us)
 
     def make(self) -> MadeKey:
-        return self.keys.create(NewKey(name="gate", role="gateway"), "os:ann", self.now_us)
+        return self.keys.create(NewKey(name="gate", role="gateway"), "ann", self.now_us)
 
     def shown(self, made: MadeKey) -> str:
         """Whom a key names, or why not."""
@@ -76,7 +76,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 def test_both_keys_of_a_rotation_work_until_the_overlap_ends(rig: Rig) -> None:
     old = rig.make()
-    new = rig.keys.rotate(old.key.id, 24 * HOUR_US, "os:ann", rig.now_us)
+    new = rig.keys.rotate(old.key.id, 24 * HOUR_US, "ann", rig.now_us)
     rig.ring.look()
     assert (rig.shown(old), rig.shown(new)) == (f"key:{old.key.id}", f"key:{new.key.id}")
     rig.now_us += 24 * HOUR_US
@@ -114,7 +114,7 @@ def test_a_server_whose_database_is_away_goes_on_for_an_hour(rig: Rig) -> None:
 def test_a_revoked_key_is_void_at_the_next_look(rig: Rig) -> None:
     made = rig.make()
     rig.ring.look()
-    rig.keys.revoke(made.key.id, "os:ann", rig.now_us)
+    rig.keys.revoke(made.key.id, "ann", rig.now_us)
     assert rig.shown(made) == f"key:{made.key.id}"
     rig.ring.look()
     assert rig.shown(made) == "revoked"
