@@ -87,16 +87,16 @@ def export_of(request: Request, who: Caller, form: Form, lines: int) -> Deed:
 
 async def form(request: Request) -> Form:
     """The form that the request accepts. Raises Problem (`not-acceptable`) that lists what there is."""
-    found = negotiated(", ".join(request.headers.getlist("accept")))
+    offered = [each.value for each in Form]
+    found = negotiated(", ".join(request.headers.getlist("accept")), offered)
     if found is None:
-        offered = [each.value for each in Form]
         raise Problem(
             "not-acceptable",
             f"There is no such form of it: accept one of {', '.join(offered)}.",
             headers={"Vary": "Accept"},
             offered=offered,
         )
-    return found
+    return Form(found)
 
 
 async def answer(

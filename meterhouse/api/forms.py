@@ -45,17 +45,17 @@ class Form(StrEnum):
 _SUFFIX: Final = {Form.csv: "csv", Form.parquet: "parquet", Form.arrow: "arrows"}
 
 
-def negotiated(accept: str | None) -> Form | None:
-    """The form that this `Accept` header likes best (RFC 9110, 12.5.1); of equals the first of `Form`. None: none.
+def negotiated(accept: str | None, offered: Sequence[str]) -> str | None:
+    """The media type that this `Accept` header likes best (RFC 9110, 12.5.1); of equals the first. None: none.
 
-    Of several ranges that match a form the most specific one says how much it is liked. A range that does not parse
+    Of several ranges that match a type the most specific one says how much it is liked. A range that does not parse
     counts for nothing.
     """
     if accept is None or not accept.strip():
-        return Form.json
+        return offered[0]
     ranges = [found for text in accept.split(",") if (found := _range(text)) is not None]
-    liked = {form: max((each.rank_of(form) for each in ranges), default=(0, 0.0))[1] for form in Form}
-    best = max(Form, key=lambda form: liked[form])
+    liked = {media: max((each.rank_of(media) for each in ranges), default=(0, 0.0))[1] for media in offered}
+    best = max(offered, key=lambda media: liked[media])
     return best if liked[best] > 0 else None
 
 
@@ -64,9 +64,9 @@ class _Range:
     media: str
     quality: float  # 0 .. 1: how much it is liked, which is no money
 
-    def rank_of(self, form: Form) -> tuple[int, float]:
-        """(how specific it is about this form, 0: not at all; how much it likes it)."""
-        matching = (self.media == form.value, self.media == f"{form.value.split('/')[0]}/*", self.media == "*/*")
+    def rank_of(self, media: str) -> tuple[int, float]:
+        """(how specific it is about this type, 0: not at all; how much it likes it)."""
+        matching = (self.media == media, self.media == f"{media.split('/', maxsplit=1)[0]}/*", self.media == "*/*")
         return (3 - matching.index(True), self.quality) if any(matching) else (0, 0.0)
 
 

@@ -8,16 +8,14 @@ signed: what was not made here is told from what is over.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from meterhouse.warehouse.control import ControlUnavailable
 from meterhouse.warehouse.control_tables import LISTINGS as TABLE
-from meterhouse.warehouse.database import TROUBLE, reading, writing
+from meterhouse.warehouse.database import available, reading, writing
 
 LASTS_US: Final = 10 * 60 * 1_000_000
 """At least, from a listing's last page on: a person who reads a page comes back within it, a program in a second."""
@@ -57,7 +55,7 @@ class Listings:
         """It lasts from now on. Where there are too many, others end."""
         columns = TABLE.c
         row = {**asdict(listing), "id": listing.id.hex(), "until_us": now_us + _GIVEN_US}
-        with _available(), writing(self._engine) as connection:
+        with available(), writing(self._engine) as connection:
             connection.execute(sa.delete(TABLE).where(columns.until_us <= now_us - _KNOWN_US))
             _keep_newest(connection, sa.true(), MAX_LISTINGS - 1, now_us)
             _keep_newest(connection, columns.holder == listing.holder, MAX_OF_HOLDER - 1, now_us)
@@ -69,7 +67,7 @@ class Listings:
 
     def find(self, id_: bytes) -> Listing | None:
         """The listing, also when it is over; None: there never was one, or it is forgotten."""
-        with _available(), reading(self._engine) as connection:
+        with available(), reading(self._engine) as connection:
             row = connection.execute(sa.select(TABLE).where(TABLE.c.id == id_.hex())).mappings().first()
         if row is None:
             return None
@@ -80,12 +78,12 @@ class Listings:
         if listing.until_us >= now_us + LASTS_US:
             return True
         lasting = sa.and_(TABLE.c.id == listing.id.hex(), TABLE.c.until_us > now_us)
-        with _available(), writing(self._engine) as connection:
+        with available(), writing(self._engine) as connection:
             return connection.execute(sa.update(TABLE).where(lasting).values(until_us=now_us + _GIVEN_US)).rowcount == 1
 
     def held(self, now_us: int) -> frozenset[int]:
         """The lake snapshots that listings are read from."""
-        with _available(), reading(self._engine) as connection:
+        with available(), reading(self._engine) as connection:
             found = connection.execute(sa.select(TABLE.c.lake_snapshot).distinct().where(TABLE.c.until_us > now_us))
             return frozenset(found.scalars())
 
@@ -95,11 +93,3 @@ def _keep_newest(connection: sa.Connection, whose: sa.ColumnElement[bool], count
     ids = connection.execute(sa.select(TABLE.c.id).where(lasting).order_by(TABLE.c.until_us.desc())).scalars().all()
     if len(ids) > count:
         connection.execute(sa.update(TABLE).where(TABLE.c.id.in_(ids[count:])).values(until_us=now_us))
-
-
-@contextmanager
-def _available() -> Iterator[None]:
-    try:
-        yield
-    except TROUBLE as error:
-        raise ControlUnavailable(f"the control database does not answer ({error.orig}): try again") from error

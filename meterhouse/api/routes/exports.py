@@ -13,6 +13,7 @@ from meterhouse.api.auth.guard import CallerOf, only
 from meterhouse.api.dependencies import FiltersOf, HouseOf, ReportsOf, SpanOf
 from meterhouse.api.downloads import Download
 from meterhouse.api.exports import MEDIA_TYPES, FocusFile, Form
+from meterhouse.api.forms import negotiated
 from meterhouse.api.problems import Problem, responses
 
 router = APIRouter(
@@ -77,25 +78,8 @@ async def focus(
 
 def acceptable(accept: str | None) -> Form:
     """The form that an `Accept` header likes best, CSV among equals. Raises Problem (`not-acceptable`)."""
-    if accept is None or not accept.strip():
-        return Form.csv
-    liked = {form: max((_weight(each, form) for each in accept.split(",")), default=0.0) for form in Form}
-    best = max(Form, key=lambda form: liked[form])
-    if liked[best] <= 0:
-        raise Problem(
-            "not-acceptable", f"An export is {' or '.join(MEDIA_TYPES.values())}: accept one of them, or say `format`."
-        )
-    return best
-
-
-def _weight(asked: str, form: Form) -> float:
-    """How much one entry of an `Accept` header likes this form."""
-    media_range, *parameters = (part.strip().lower() for part in asked.split(";"))
-    media_type = MEDIA_TYPES[form].partition(";")[0]
-    if media_range not in ("*/*", media_type, f"{media_type.partition('/')[0]}/*"):
-        return 0.0
-    quality = next((value for name, _, value in (p.partition("=") for p in parameters) if name.strip() == "q"), "1")
-    try:
-        return float(quality)
-    except ValueError:
-        return 0.0
+    forms = {media.partition(";")[0]: form for form, media in MEDIA_TYPES.items()}
+    best = negotiated(accept, list(forms))
+    if best is None:
+        raise Problem("not-acceptable", f"An export is {' or '.join(forms)}: accept one of them, or say `format`.")
+    return forms[best]
