@@ -26,7 +26,7 @@ def as_whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Whole = Annotated[int, Field(strict=True, ge=0, lt=2**63), BeforeValidator(as_whole)]
+Whole = Annotated[int, Field(strict=True, ge=0), BeforeValidator(as_whole)]
 """A whole number that a client gives; text is none."""
 Count = Annotated[int, Field(ge=0)]
 
