@@ -10,17 +10,15 @@ from typing import Any
 
 import httpx
 import pytest
-import structlog
-from typer.testing import CliRunner
 
 from meterhouse.api.app import create_app
-from meterhouse.api.cli import app
 from meterhouse.api.clock import now_us
 from meterhouse.api.settings import Settings
 from meterhouse.api.wiring import House
 from meterhouse.streams.alert import Alert, resolution_of, rfc3339
 from meterhouse.streams.alerts import OutboxUnavailable
 from tests.api.serving import served
+from tests.commands import invoked
 from tests.services.receiver import Receiver, own_receiver
 
 SECOND = 1_000_000
@@ -45,8 +43,7 @@ class Site:
 
     def run(self, *words: str, code: int = 0) -> str:
         """What a command says: its data, or its message where it fails."""
-        done = CliRunner().invoke(app, ["--home", str(self.house.settings.home), *words], env={"COLUMNS": "200"})
-        structlog.reset_defaults()  # the command set up its log for a stream that is closed now
+        done = invoked(self.house.settings.home, *words)
         assert done.exit_code == code, done.output
         return done.stdout if code == 0 else done.stderr
 

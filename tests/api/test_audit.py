@@ -14,11 +14,8 @@ from typing import Any
 
 import httpx
 import pytest
-import structlog
-from typer.testing import CliRunner
 
 from meterhouse.api.app import create_app
-from meterhouse.api.cli import app
 from meterhouse.api.cli_common import user_name
 from meterhouse.api.clock import now_us
 from meterhouse.api.head_keeper import HeadKeeper
@@ -36,6 +33,7 @@ from meterhouse.warehouse.lake_schema import AUDIT_HEADS
 from meterhouse.warehouse.maintenance import MaintenanceSettings, maintain
 from tests.api.serving import served
 from tests.api.test_http import CONTROL, body, event, problem
+from tests.commands import invoked
 from tests.kafka.logs import await_that
 from tests.warehouse.test_audit_chain import HEADS, KINDS, LOG, head_of
 
@@ -60,8 +58,7 @@ class Site:
             self.house.audit.record(Deed(f"key:{number % 2}", "export.made", f"e{number}"), now_us())
 
     def run(self, *words: str, code: int = 0) -> str:
-        done = CliRunner().invoke(app, ["--home", str(self.house.settings.home), *words], env={"COLUMNS": "200"})
-        structlog.reset_defaults()  # the command set up its log for a stream that is closed now
+        done = invoked(self.house.settings.home, *words)
         assert done.exit_code == code, done.output
         return done.output
 

@@ -11,10 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
-from typer.testing import CliRunner
 
 from meterhouse.api.app import create_app
-from meterhouse.api.cli import app
 from meterhouse.api.clock import now_us
 from meterhouse.api.settings import Settings
 from meterhouse.api.wiring import House
@@ -23,6 +21,7 @@ from meterhouse.warehouse.control_file import parse
 from meterhouse.warehouse.control_plan import plan
 from tests.api.serving import served
 from tests.api.test_http import CONTROL, body, event, problem
+from tests.commands import invoked
 
 MIDNIGHT = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 MOVED = MIDNIGHT - timedelta(days=2) + timedelta(hours=7, microseconds=1)
@@ -138,7 +137,7 @@ def test_wrong_parameters_are_told(http: httpx.Client, path: str, params: dict[s
 
 def test_the_commands_show_the_same(http: httpx.Client, home: Path) -> None:
     def shown(*words: str) -> str:
-        done = CliRunner().invoke(app, ["--home", str(home), *words, "--from", SPAN["from"], "--to", SPAN["to"]])
+        done = invoked(home, *words, "--from", SPAN["from"], "--to", SPAN["to"])
         assert done.exit_code == 0, done.output
         return done.output
 

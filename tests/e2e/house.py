@@ -18,10 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
-from typer.testing import CliRunner
-
-from meterhouse.api.cli import app
+from tests.commands import invoked
 
 CONTROL = Path(__file__).with_name("control.yaml")
 START = "2026-03-28T22:40:00Z"
@@ -71,10 +68,7 @@ class House:
 
     def ask(self, *arguments: str, code: int = 0) -> str:
         """Runs a command that only reads in this process, and returns what it printed to stdout."""
-        try:
-            done = CliRunner().invoke(app, ["--home", str(self.home), *arguments])
-        finally:
-            structlog.reset_defaults()
+        done = invoked(self.home, *arguments)
         assert done.exit_code == code, f"{' '.join(arguments)} left {done.exit_code}\n{done.output[-3000:]}"
         return done.stdout
 
