@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Final
 
+import sqlalchemy as sa
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
@@ -142,6 +143,13 @@ def _install_domain_errors(app: FastAPI) -> None:
 
     for wrong in (ReportError, BadDeed):  # what cannot be told to the audit log is not done
         app.exception_handler(wrong)(_wrong)
+
+    @app.exception_handler(sa.exc.DataError)
+    async def _not_taken(request: Request, error: sa.exc.DataError) -> Response:
+        detail = (
+            "A text or number is one that the database does not take: leave out NUL and what is beyond 2^63."
+        )
+        return problems.document(problems.Problem("invalid-parameter", detail), request.url.path)
 
     async def _unavailable(request: Request, error: Exception) -> Response:
         problem = problems.Problem("unavailable", f"{error}. Try again.", headers={"Retry-After": "1"})

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from meterhouse.api.app import create_app
 from meterhouse.api.clock import now_us
@@ -19,6 +20,7 @@ from meterhouse.streams.alert import Alert, resolution_of, rfc3339
 from meterhouse.streams.alerts import OutboxUnavailable
 from tests.api.serving import served
 from tests.commands import invoked
+from tests.services.postgres import Postgres
 from tests.services.receiver import Receiver, own_receiver
 
 SECOND = 1_000_000
@@ -302,3 +304,11 @@ def test_a_silence_is_made_listed_and_ended(site: Site) -> None:
 )
 def test_a_silence_that_cannot_be_is_wrong_use(site: Site, words: tuple[str, ...], said: str) -> None:
     assert said in site.run("alerts", "silence", *words, "--reason", "known", code=2)
+
+
+def test_a_text_that_postgresql_does_not_take_is_a_400(postgres: Postgres, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home", control=SecretStr(postgres.new_database()))
+    with House(settings, writer=True) as house, served(create_app(house)) as http:
+        for path in ("/v1/alerts?subject=%00", "/v1/alerts/%00", "/v1/silences/%00"):
+            answer = http.request("DELETE" if "silences" in path else "GET", path)
+            assert answer.status_code in (400, 404), path
