@@ -24,7 +24,7 @@ demo: $(READY) ## run the demo, then serve its reports on 127.0.0.1:8080 (ARGS=-
 	$(BIN)/meterhouse demo $(ARGS)
 
 test: $(READY) ## run the tests (ARGS="-k chargeback": some of them)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: $(READY) ## formatting, lint, types, direction of imports
 	$(BIN)/ruff format --check .
