@@ -146,9 +146,7 @@ def _install_domain_errors(app: FastAPI) -> None:
 
     @app.exception_handler(sa.exc.DataError)
     async def _not_taken(request: Request, error: sa.exc.DataError) -> Response:
-        detail = (
-            "A text or number is one that the database does not take: leave out NUL and what is beyond 2^63."
-        )
+        detail = "A text or number is one that the database does not take: leave out NUL and what is beyond 2^63."
         return problems.document(problems.Problem("invalid-parameter", detail), request.url.path)
 
     async def _unavailable(request: Request, error: Exception) -> Response:
