@@ -99,6 +99,8 @@ def problem(answer: httpx.Response, status: int, name: str) -> dict[str, Any]:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     document = answer.json()
-    assert isinstance(document, dict)
     assert document["type"] == f"/problems/{name}"
+    assert document["status"] == status
+    assert document["detail"]
+    assert isinstance(document, dict)
     return document

@@ -22,6 +22,7 @@ from meterhouse.ingest.log import USAGE_EVENTS, LogFull, Message
 from meterhouse.warehouse.control_file import parse
 from meterhouse.warehouse.control_plan import plan
 from tests.api.serving import served
+from tests.api.sites import problem
 from tests.kafka.logs import await_that
 
 CONTROL = """
@@ -95,17 +96,6 @@ def event(number: int = 1, **changes: Any) -> dict[str, Any]:
 
 def body(*events: dict[str, Any]) -> bytes:
     return json.dumps(events[0] if len(events) == 1 else events).encode()
-
-
-def problem(answer: httpx.Response, status: int, name: str) -> dict[str, Any]:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    document = answer.json()
-    assert document["type"] == f"/problems/{name}"
-    assert document["status"] == status
-    assert document["detail"]
-    assert isinstance(document, dict)
-    return document
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from corehttp.exceptions import HttpResponseError
 from openmeter import Client
@@ -21,6 +20,7 @@ from meterhouse.api.auth.caller import LOCAL
 from meterhouse.api.clock import now_us
 from meterhouse.ingest.log import USAGE_EVENTS, LogFull, Message
 from meterhouse.warehouse.view import Grant, View
+from tests.api.sites import problem
 from tests.clients.house import Site
 from tests.ingest.foreign_payloads import (
     CANARIES,
@@ -40,12 +40,6 @@ def now(seconds_ago: float = 5) -> str:
 
 def sent_by_litellm(**changes: Any) -> dict[str, Any]:
     return litellm_openmeter() | {"time": now()} | changes
-
-
-def problem(answer: httpx.Response, status: int, name: str) -> Any:
-    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
-    assert answer.json()["type"] == f"/problems/{name}"
-    return answer.json()
 
 
 # -- OpenMeter -----------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from typing import Final
 
 MAX_STEPS: Final = 8
 """LiteLLM's payload is five deep."""
-MAX_INDEX: Final = 999
 
 Step = str | int
 
