@@ -1,8 +1,9 @@
 """Alerts of budgets: which are due, which were raised, whose reason is gone.
 
 A threshold's alert is raised once per budget and window, and resolved once at most: when its window ends, or when spend
-has been below the threshold for a minute (a raised limit, a budget that was removed). A minute, since an edited scope
-makes spend fall until the meters have counted anew, and what was resolved is not raised again.
+has been below the threshold for a minute (a raised limit, a budget that was removed) and all totals are there. Until
+the meters have counted anew, after an edited scope or when the topic grew, spend falls for a while, a long one where
+meters do not get far; and what was resolved is not raised again.
 """
 
 from __future__ import annotations
@@ -115,14 +116,21 @@ class AlertBook:
             self._looked_us = now_us
 
     def due(
-        self, which: BudgetWindow, crossed: Collection[str], alerts: Callable[[], Iterable[Alert]], now_us: int
+        self,
+        which: BudgetWindow,
+        crossed: Collection[str],
+        alerts: Callable[[], Iterable[Alert]],
+        now_us: int,
+        *,
+        is_complete: bool,
     ) -> list[Alert]:
         """What is news of a budget's window. `crossed`: ids of the alerts of the thresholds it has reached; `alerts`:
-        these alerts, asked for where one of them is news."""
+        these alerts, asked for where one of them is news; `is_complete`: no total is missing, so that what is below a
+        threshold is truly below it."""
         news = {id_ for id_ in crossed if id_ not in self._raised}
         fresh = [alert for alert in alerts() if alert.id in news] if news else []
         for id_, alert in self._open.get(which, {}).items():
-            why = self._gone(which, alert, id_ in crossed, now_us)
+            why = self._gone(alert, id_ in crossed, now_us, is_complete=is_complete)
             if why is not None:
                 fresh.append(resolution_of(alert, now_us, why))
         return fresh
@@ -135,12 +143,15 @@ class AlertBook:
         for id_ in gone:
             del self._raised[id_]
 
-    def _gone(self, which: BudgetWindow, alert: Alert, is_crossed: bool, now_us: int) -> str | None:
+    def _gone(self, alert: Alert, is_crossed: bool, now_us: int, *, is_complete: bool) -> str | None:
         """Why an open alert's reason is gone; None: it is not, or not for long enough."""
-        if which[1][1] <= now_us:
+        if alert.window_end_us is not None and alert.window_end_us <= now_us:
             return "its window has ended"
         if is_crossed:
             self._below_since.pop(alert.id, None)
+            return None
+        if not is_complete:
+            self._below_since[alert.id] = now_us  # the minute begins anew, so it is looked at again
             return None
         since_us = self._below_since.setdefault(alert.id, now_us)
         return f"it is below {alert.threshold} % of its limit" if now_us - since_us >= RESOLVE_AFTER_US else None

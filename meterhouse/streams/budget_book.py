@@ -194,10 +194,12 @@ class BudgetBook:
     def due(self, now_us: int, meters: int = 0) -> Due:
         """What is to be said now. The same question has the same answer until `said`.
 
-        `meters`: how many partitions are metered; 0: it is not asked how fresh the states are.
+        `meters`: how many partitions are metered; 0: it is not known, so how fresh the states are is not said, and no
+        alert ends because its budget is below the threshold.
         """
         alerts: list[Alert] = []
         states: dict[BudgetWindow, bytes | None] = {}
+        marks = self._complete(meters)
         windows = self._dirty | self._alerts.look_again(now_us)
         for which in sorted(windows):
             state = self._state(which, now_us)
@@ -205,8 +207,9 @@ class BudgetBook:
             if value != self._said.get(which):
                 states[which] = value
             crossed = [] if state is None else crossed_ids(state)
-            alerts += self._alerts.due(which, crossed, partial(self._alerts_of, state, now_us), now_us)
-        return Due(frozenset(windows), alerts, dict(self._terms), states, self._fresh(now_us, meters))
+            raised = partial(self._alerts_of, state, now_us)
+            alerts += self._alerts.due(which, crossed, raised, now_us, is_complete=bool(marks))
+        return Due(frozenset(windows), alerts, dict(self._terms), states, self._fresh(now_us, marks))
 
     def raised(self, due: Due) -> None:
         """The alerts of `due` are out."""
@@ -249,16 +252,21 @@ class BudgetBook:
             return []
         return alerts_of(state, self._budgets[state.budget_id][0], self._snapshot.currency, now_us)
 
-    def _fresh(self, now_us: int, meters: int) -> Fresh | None:
-        """None: said a moment ago, or unknown: a partition's meter was never heard, or counts under other control data
-        than the states are judged by, or under another layout than the others (or than we know of yet)."""
+    def _complete(self, meters: int) -> list[AsOfMark]:
+        """The marks of all partitions, where the totals are complete up to them. None of them where they are not: a
+        partition's meter was never heard or begins anew, or counts under other control data than the states are judged
+        by, or under another layout than the others (or than we know of yet)."""
+        marks = [mark for p in range(meters) if (mark := self._marks.get(p)) is not None]
+        layouts = {mark.layout for mark in marks}
+        if len(marks) < meters or len(layouts) != 1 or max(layouts) > meters:
+            return []
+        return marks if all(mark.control_version == self.version for mark in marks) else []
+
+    def _fresh(self, now_us: int, marks: list[AsOfMark]) -> Fresh | None:
+        """None: said a moment ago, or unknown."""
         if self._said_fresh_us is not None and now_us - self._said_fresh_us < FRESH_EVERY_US:
             return None
-        marks = [mark for p in range(meters) if (mark := self._marks.get(p)) is not None]
-        if not marks or len(marks) < meters or any(mark.control_version != self.version for mark in marks):
-            return None
-        layouts = {mark.layout for mark in marks}
-        if len(layouts) > 1 or max(layouts) > meters:
+        if not marks:
             return None
         offsets = {str(mark.partition): mark.offset for mark in marks}
         return Fresh(partition=self._partition, as_of_us=min(mark.as_of_us for mark in marks), offsets=offsets)

@@ -552,11 +552,17 @@ def test_how_far_a_meter_was_is_not_said_of_the_one_that_took_over(desk: Desk) -
     assert (desk.fresh()[place]["offsets"], desk.states()[key()]["spent_tokens"]) == ({"0": 33, "1": 5}, 95)
 
 
+def complete(control_version: int) -> list[AsOfMark]:
+    """What meters say when all totals of both partitions are out."""
+    return [AsOfMark(partition, NOW, 10, control_version, layout=2) for partition in (0, 1)]
+
+
 def test_an_alert_whose_reason_is_gone_for_a_minute_is_resolved_once(desk: Desk) -> None:
     running = desk.start()
     desk.publish(total(desk, 10, 85))
     running.settle()
     desk.control = snapshot(budget(limit_pico=150 * UNIT), version=2)
+    desk.say(*complete(control_version=2))
     running.settle()
     assert raised(desk) == sorted(ids("50", "80"))
     desk.now_us += RESOLVE_AFTER_US
@@ -570,11 +576,39 @@ def test_an_alert_whose_reason_is_gone_for_a_minute_is_resolved_once(desk: Desk)
     assert len(raised(desk)) == 3
 
 
+@pytest.mark.parametrize(
+    "anew",
+    [
+        [LayoutMark(0, layout=3)],
+        [AsOfMark(0, NOW, 10, 2, layout=2), AsOfMark(1, NOW, 0, 1, layout=2)],
+        [AsOfMark(0, NOW, 10, 2, layout=3), AsOfMark(1, NOW, 0, 2, layout=2)],
+    ],
+    ids=["a topic that grew", "other control data", "two layouts"],
+)
+def test_while_totals_are_missing_no_alert_ends_however_long_it_takes(desk: Desk, anew: list[Mark]) -> None:
+    running = desk.start()
+    desk.publish(total(desk, 10, 85, layout=2))
+    desk.say(*complete(control_version=1))
+    running.settle()
+    desk.control = snapshot(budget(limit_pico=150 * UNIT), version=2)
+    desk.say(*anew)
+    for _ in range(3):
+        running.settle()
+        desk.now_us += RESOLVE_AFTER_US
+    assert [alert for alert in desk.alerts() if alert["status"] == "resolved"] == []
+    desk.say(*complete(control_version=2))
+    running.settle()
+    desk.now_us += RESOLVE_AFTER_US
+    running.settle()
+    assert {alert["resolves"] for alert in desk.alerts() if alert["status"] == "resolved"} >= {ids("80")[0]}
+
+
 def test_a_dip_while_meters_count_anew_resolves_nothing(desk: Desk) -> None:
     running = desk.start()
     desk.publish(total(desk, 10, 85))
     running.settle()
     desk.control = snapshot(budget(scope=Scope(tenant="acme", application="assistant")), version=2)
+    desk.say(*complete(control_version=2))
     running.settle()
     desk.now_us += RESOLVE_AFTER_US - 1
     desk.publish(total(desk, 10, 82))
