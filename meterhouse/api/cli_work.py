@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -31,10 +32,14 @@ from meterhouse.api.clock import now_us
 from meterhouse.api.metrics_server import serving_metrics
 from meterhouse.api.settings import LOOPBACK, Settings
 from meterhouse.api.wiring import House
-from meterhouse.api.workers import Workers
+from meterhouse.api.workers import Workers, give_way
 from meterhouse.streams.meter import Progress
 from meterhouse.warehouse.control_file import parse
 from meterhouse.warehouse.control_plan import Plan, plan
+
+SWITCH_S: Final = 0.0005
+"""How long a thread may keep Python's lock while others want it. A request takes it some dozens of times, and waited
+the usual 5 ms each time that a worker had it."""
 
 
 def apply(
@@ -129,7 +134,8 @@ def serve_house(house: House, settings: Settings) -> None:
         if settings.kafka_bootstrap is None:
             run = partial(parts.enter_context(Workers(house)).run, stop)
         _ = house.log, house.admissions  # missing topics are said now, not at the first request
-        pool = parts.enter_context(ThreadPoolExecutor(1, thread_name_prefix="workers"))
+        sys.setswitchinterval(SWITCH_S)
+        pool = parts.enter_context(ThreadPoolExecutor(1, thread_name_prefix="workers", initializer=give_way))
         working = pool.submit(run)
         parts.callback(stop.set)  # before the pool waits for them
         app = create_app(house, workers_alive=lambda: not working.done())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -15,7 +15,8 @@ from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, EventLog, whole_t
 from meterhouse.streams.budget import BudgetTable, BudgetTotal
 from meterhouse.streams.budget_totals import read_total, read_total_key
 from meterhouse.streams.control import EMPTY, Snapshot
-from meterhouse.warehouse.books import Books, SeenBooks
+from meterhouse.warehouse.books import Books, OneRead, SeenBooks
+from meterhouse.warehouse.lake import Cursor
 from meterhouse.warehouse.reject_resolutions import RejectPlace, Resolution
 from meterhouse.warehouse.reports.as_of import Freshness, Positions, positions_of
 from meterhouse.warehouse.reports.budgets import budgets
@@ -89,8 +90,8 @@ class Reports:
         return Reports(self._house, view, self._kept)
 
     @property
-    def _books(self) -> Books:
-        return SeenBooks(self._house.lake, self._view)
+    def _books(self) -> SeenBooks:
+        return SeenBooks(self._house.lake, self._view, sums=self._house.sums)
 
     @property
     def _control(self) -> Snapshot:
@@ -144,7 +145,8 @@ class Reports:
 
     def _lines(self, read: Callable[[Books, Freshness], Chargeback | Usage], asked: Asked, page: Page | None) -> Json:
         if page is None:
-            return to_json(read(self._books, self.freshness()))
+            with self._reading() as (books, fresh):
+                return to_json(read(books, fresh))
 
         def cut(at: Standing) -> tuple[Json, Reached | None]:
             # In one snapshot the lines are the same at each page, so their number is a place. That all are worked out
@@ -175,36 +177,36 @@ class Reports:
         return focus(self._books, FocusQuery(self._control, cards, account, selection), fresh)
 
     def slo(self, span: Span) -> Json:
-        fresh = self.freshness()
-        between = span.or_none(fresh.read_at_us)
-        at_us = between[1] if between else fresh.read_at_us
-        return to_json(slo(self._books, self._control, at_us, between, fresh))
+        with self._reading() as (books, fresh):
+            between = span.or_none(fresh.read_at_us)
+            at_us = between[1] if between else fresh.read_at_us
+            return to_json(slo(books, self._control, at_us, between, fresh))
 
     def budgets(self, span: Span) -> Json:
-        fresh = self.freshness()
-        between = span.or_none(fresh.read_at_us)
-        return to_json(budgets(self._books, self._control, fresh.read_at_us, between, fresh))
+        with self._reading() as (books, fresh):
+            between = span.or_none(fresh.read_at_us)
+            return to_json(budgets(books, self._control, fresh.read_at_us, between, fresh))
 
     def org_tree(self, span: Span, filters: Filters) -> Json:
-        fresh = self.freshness()
-        selection = Selection(*span.or_month(fresh.read_at_us), filters)
-        return org_tree_json(org_tree(self._books, self._with_every_card(), selection, fresh))
+        with self._reading() as (books, fresh):
+            selection = Selection(*span.or_month(fresh.read_at_us), filters)
+            return org_tree_json(org_tree(books, self._with_every_card(), selection, fresh))
 
     def comparison(self, span: Span, group_by: Sequence[str], filters: Filters) -> Json:
-        fresh = self.freshness()
-        selection = Selection(*span.or_month(fresh.read_at_us), filters)
-        return comparison_json(comparison(self._books, self._with_every_card(), selection, group_by, fresh))
+        with self._reading() as (books, fresh):
+            selection = Selection(*span.or_month(fresh.read_at_us), filters)
+            return comparison_json(comparison(books, self._with_every_card(), selection, group_by, fresh))
 
     def explanation(self, span: Span, filters: Filters) -> Json:
-        fresh = self.freshness()
-        selection = Selection(*span.or_month(fresh.read_at_us), filters)
-        return explanation_json(explanation(self._books, self._with_every_card(), selection, fresh))
+        with self._reading() as (books, fresh):
+            selection = Selection(*span.or_month(fresh.read_at_us), filters)
+            return explanation_json(explanation(books, self._with_every_card(), selection, fresh))
 
     def forecast(self, span: Span, group_by: Sequence[str], filters: Filters) -> Json:
-        fresh = self.freshness()
-        selection = Selection(*span.or_month(fresh.read_at_us), filters)
-        snapshot = self._with_every_card()
-        return forecasts_json(forecasts(self._books, snapshot, selection, group_by, fresh.read_at_us, fresh))
+        with self._reading() as (books, fresh):
+            selection = Selection(*span.or_month(fresh.read_at_us), filters)
+            snapshot = self._with_every_card()
+            return forecasts_json(forecasts(books, snapshot, selection, group_by, fresh.read_at_us, fresh))
 
     def rejects(self, matching: RejectFilter, after: str | None, limit: int, *, resolved: bool = False) -> Json:
         """A page of `limit` rejects, each with what was done about it; those that are done with only if `resolved`."""
@@ -251,27 +253,34 @@ class Reports:
     def lag_records(self) -> int:
         """Records of the log that the lake does not hold yet."""
         ends = self._house.log.end_offsets(USAGE_EVENTS)
-        committed = {each.partition: each.next_offset for each in self._read_positions().committed}
+        with self._house.lake.read() as cursor:
+            committed = {each.partition: each.next_offset for each in self._positions(cursor).committed}
         return sum(max(0, end - committed.get(partition, 0)) for partition, end in ends.items())
 
     def freshness(self) -> Freshness:
         """What the log knows of what the lake does not hold yet."""
-        read_at_us, log = now_us(), self._house.log
-        ends, positions = log.end_offsets(USAGE_EVENTS), self._read_positions()
-        committed = {each.partition: each.next_offset for each in positions.committed}
-        waiting: dict[int, int] = {}
-        for partition, end in ends.items():
-            if (offset := committed.get(partition, 0)) < end:
-                first = log.read(USAGE_EVENTS, partition, offset, 1)
-                waiting |= {partition: first.appended_us[0]} if len(first) else {}
-        return Freshness(read_at_us, ends, waiting, positions)
+        with self._reading() as (_, fresh):
+            return fresh
 
-    def _read_positions(self) -> Positions:
-        """Read anew only when the lake has a newer snapshot: reading them costs as much as a report."""
-        kept = self._kept
+    @contextmanager
+    def _reading(self) -> Iterator[tuple[Books, Freshness]]:
+        """The books, all in one read transaction, and how fresh they are."""
+        read_at_us, log = now_us(), self._house.log
+        ends = log.end_offsets(USAGE_EVENTS)
         with self._house.lake.read() as cursor:
-            kept.positions = positions_of(self._house.lake, cursor, kept.positions)
-            return kept.positions
+            positions = self._positions(cursor)
+            committed = {each.partition: each.next_offset for each in positions.committed}
+            waiting: dict[int, int] = {}
+            for partition, end in ends.items():
+                if (offset := committed.get(partition, 0)) < end:
+                    first = log.read(USAGE_EVENTS, partition, offset, 1)
+                    waiting |= {partition: first.appended_us[0]} if len(first) else {}
+            yield OneRead(self._books, cursor), Freshness(read_at_us, ends, waiting, positions)
+
+    def _positions(self, cursor: Cursor) -> Positions:
+        """Read anew only when the lake has a newer snapshot: reading them costs as much as a report."""
+        self._kept.positions = positions_of(self._house.lake, cursor, self._kept.positions)
+        return self._kept.positions
 
 
 def place_of(line: RejectLine) -> RejectPlace:

@@ -33,6 +33,7 @@ from meterhouse.warehouse.audit import AuditLog
 from meterhouse.warehouse.control import ControlStore, ControlUnavailable
 from meterhouse.warehouse.database import TROUBLE, open_database, sqlite_url
 from meterhouse.warehouse.idempotency import IdempotencyKeys
+from meterhouse.warehouse.kept_sums import KeptSums
 from meterhouse.warehouse.lake import Lake, LakeConfig
 from meterhouse.warehouse.lake_ledger import LakeLedger
 from meterhouse.warehouse.lake_store import S3Place
@@ -140,6 +141,10 @@ class House:
         lake = Lake.open(_lake_config(self.settings), read_only=not self._writer)
         self._closing.callback(lake.close)
         return lake
+
+    @cached_property
+    def sums(self) -> KeptSums:
+        return KeptSums(self.lake)
 
     @cached_property
     def _database(self) -> sa.Engine:

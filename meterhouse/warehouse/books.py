@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import duckdb
+import pyarrow as pa
 
+from meterhouse.warehouse.kept_sums import KeptSums
 from meterhouse.warehouse.lake import Cursor, Lake
-from meterhouse.warehouse.lake_schema import REJECTS, TABLES, LakeTable, quoted
+from meterhouse.warehouse.lake_schema import REJECTS, TABLES, LakeTable, quoted, sql_text
+from meterhouse.warehouse.reports.query import KeepableSums, with_relation
 from meterhouse.warehouse.view import View
 
 
@@ -33,22 +36,26 @@ class Books(Protocol):
 
 class SeenBooks:
     """The rows of a lake that `view` sees: as they are now, or as they were in the snapshot `at`. Positions cannot be
-    read in the past: who reads it knows them (`Freshness.positions`)."""
+    read in the past: who reads it knows them (`Freshness.positions`). `sums`: what is kept of the lake as it is now."""
 
-    def __init__(self, lake: Lake, view: View, at: int | None = None) -> None:
+    def __init__(self, lake: Lake, view: View, at: int | None = None, sums: KeptSums | None = None) -> None:
         self._lake, self._view, self._at = lake, view, at
+        self._sums = sums if at is None else None
 
     @contextmanager
     def read(self) -> Iterator[Cursor]:
         """Raises SnapshotExpired when `at` is no longer kept."""
         try:
             with self._lake.read() as cursor:
-                whole = self._view.is_whole and self._at is None
-                yield cursor if whole else _CutCursor(cursor, self._view, self._at)
+                yield self.seen(cursor)
         except duckdb.Error:
             self._check_kept()
             raise
         self._check_kept()
+
+    def seen(self, cursor: duckdb.DuckDBPyConnection) -> Cursor:
+        """What a cursor in a read transaction shows."""
+        return _SeenCursor(cursor, self._view, self._at, self._sums)
 
     def _check_kept(self) -> None:
         if self._at is not None:
@@ -58,26 +65,53 @@ class SeenBooks:
         return self._lake.snapshot_id(cursor) if self._at is None else self._at
 
 
+class OneRead:
+    """Books whose reads are all within one transaction, which is another's to end: each of its own costs as much as a
+    small report."""
+
+    def __init__(self, books: SeenBooks, cursor: duckdb.DuckDBPyConnection) -> None:
+        self._books, self._cursor = books, cursor
+
+    def read(self) -> AbstractContextManager[Cursor]:
+        return nullcontext(self._books.seen(self._cursor))
+
+    def snapshot_id(self, cursor: Cursor) -> int:
+        return self._books.snapshot_id(cursor)
+
+
 @dataclass(frozen=True, slots=True)
-class _CutCursor:
+class _SeenCursor:
     """Runs queries over what is seen of each table. Parameters are named ones."""
 
     whole: duckdb.DuckDBPyConnection
     view: View
     at: int | None
+    sums: KeptSums | None
 
     def execute(self, query: str, parameters: Mapping[str, Any] | None = None, /) -> duckdb.DuckDBPyConnection:
         named = [table for table in TABLES if re.search(rf"\b{table.name}\b", query)]
-        if not named:
+        if not named or (self.view.is_whole and self.at is None):
             return self.whole.execute(query, parameters or {})
-        parts = ", ".join(f"{table.name} AS NOT MATERIALIZED ({_part(table, self.view, self.at)})" for table in named)
-        params = {**(parameters or {}), **_params(self.view)}
-        asked = query.lstrip()
-        joined = f"WITH {parts}, {asked[5:]}" if asked.startswith("WITH ") else f"WITH {parts}\n{asked}"
-        return self.whole.execute(joined, {name: params[name] for name in params if f"${name}" in joined})
+        parts = ", ".join(_relation(table, self.view, _table(table, self.at)) for table in named)
+        return self._run(with_relation(query, parts), parameters or {})
+
+    def _run(self, sql: str, parameters: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:
+        params = {**parameters, **_params(self.view)}
+        return self.whole.execute(sql, {name: params[name] for name in params if f"${name}" in sql})
 
     def register(self, view_name: str, python_object: object, /) -> duckdb.DuckDBPyConnection:
         return self.whole.register(view_name, python_object)
+
+    def kept(self, sums: KeepableSums) -> pa.Table | None:
+        if self.sums is None:
+            return None
+        [table] = [each for each in TABLES if each.name == sums.table]
+
+        def of_file(path: str) -> pa.Table:
+            relation = _relation(table, self.view, f"read_parquet({sql_text(path)}, hive_partitioning = false)")
+            return self._run(with_relation(sums.query.sql, relation), sums.query.params).to_arrow_table()
+
+        return self.sums.of(sums, self.view, self.whole, of_file)
 
 
 _TENANTS: Final = "view_tenants"
@@ -96,21 +130,25 @@ def _params(view: View) -> dict[str, Any]:
     }
 
 
-def _part(table: LakeTable, view: View, at: int | None) -> str:
-    """The rows of a table that are seen, as it is or as it was in the snapshot `at`.
+def _table(table: LakeTable, at: int | None) -> str:
+    """A table as it is, or as it was in the snapshot `at`."""
+    return f"lake.{table.name}" if at is None else f"lake.{table.name} AT (VERSION => {at:d})"
+
+
+def _relation(table: LakeTable, view: View, source: str) -> str:
+    """The rows of a table, or of a part of it, that are seen: by the table's name.
 
     What has no application is seen with its whole tenant only; a rejected record may hold events of others than its key
     says, so that whole records are nobody's.
     """
-    source = f"lake.{table.name}" if at is None else f"lake.{table.name} AT (VERSION => {at:d})"
-    if view.is_whole:
-        return f"SELECT * FROM {source}"
-    seen = f'list_contains(${_TENANTS}::VARCHAR[], "tenant")'
-    if "application" in table.schema.names:
-        seen += (
-            f" OR list_contains(${_APPLICATIONS}::STRUCT(tenant VARCHAR, application VARCHAR)[],"
-            " {'tenant': \"tenant\", 'application': \"application\"})"
-        )
-    if table is REJECTS:
-        seen = f"{seen} AND {quoted('index')} >= 0"
-    return f"SELECT * FROM {source} WHERE {seen}"
+    seen = "true"
+    if not view.is_whole:
+        seen = f'list_contains(${_TENANTS}::VARCHAR[], "tenant")'
+        if "application" in table.schema.names:
+            seen += (
+                f" OR list_contains(${_APPLICATIONS}::STRUCT(tenant VARCHAR, application VARCHAR)[],"
+                " {'tenant': \"tenant\", 'application': \"application\"})"
+            )
+        if table is REJECTS:
+            seen = f"{seen} AND {quoted('index')} >= 0"
+    return f"{table.name} AS NOT MATERIALIZED (SELECT * FROM {source} WHERE {seen})"

@@ -7,7 +7,6 @@ as its transaction lasts.
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -20,6 +19,8 @@ from typing import Any, Final, Protocol, Self
 import duckdb
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from meterhouse.warehouse.extensions import extension_file
+from meterhouse.warehouse.lake_readers import Readers
 from meterhouse.warehouse.lake_schema import (
     AUDIT_HEADS,
     TABLES,
@@ -161,6 +162,7 @@ class Lake:
         self._opening = Lock()
         self._connection = attach(config, store, read_only=read_only)
         self._lock = lock
+        self._readers = Readers()
         self.writing = Lock()  # held by a commit or by maintenance of this process
         self.passage = Passage(config.catalogue)
 
@@ -247,20 +249,31 @@ class Lake:
         Raises SnapshotExpired at the end when the snapshot did not last as long as the read, LakeUnavailable when
         catalogue or files could not be read.
         """
-        cursor = self.cursor()
-        started_s = monotonic()
+        started_s, connection = monotonic(), self._connection
+        taken = self._readers.take(connection, self._begin)
+        cursor, snapshot = taken or (self.cursor(), None)
+        is_over = False
         try:
-            cursor.execute("BEGIN TRANSACTION")
-            snapshot = self.snapshot_id(cursor)  # the transaction's snapshot is that of its first look
+            snapshot = self._begin(cursor) if snapshot is None else snapshot
             yield cursor
+            cursor.execute("ROLLBACK")
+            is_over = True
         except duckdb.Error as trouble:
             if not passing(trouble):
                 raise
             raise self._unavailable(trouble) from (None if self.config.has_secrets else trouble)
         finally:
-            put_away(cursor)  # rolls back
+            if is_over:
+                self._readers.give_back(connection, cursor)
+            else:
+                put_away(cursor)  # rolls back
         if monotonic() - started_s > _LONG_READ_S:
             self.check_kept(snapshot)
+
+    def _begin(self, cursor: duckdb.DuckDBPyConnection) -> int:
+        """Begins a transaction: its snapshot is that of its first look."""
+        cursor.execute("BEGIN TRANSACTION")
+        return self.snapshot_id(cursor)
 
     def _unavailable(self, trouble: Exception) -> LakeUnavailable:
         return LakeUnavailable(
@@ -295,6 +308,7 @@ class Lake:
         return str(row[0])
 
     def close(self) -> None:
+        self._readers.close()
         self._connection.close()
         self.passage.close()
         if self._lock is not None:
@@ -362,7 +376,7 @@ def attach(config: LakeConfig, store: LakeStore, *, read_only: bool) -> duckdb.D
     connection = duckdb.connect(":memory:", config=settings)
     try:
         for name in ("postgres_scanner" if config.on_postgres else "sqlite_scanner", "ducklake", *store.extensions):
-            connection.execute(f"LOAD {sql_text(str(_extension(name)))}")
+            connection.execute(f"LOAD {sql_text(str(extension_file(name)))}")
         store.teach(connection)
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
         # Keys come as 16 bytes, not as text. The setting holds for all cursors, so it is made once and for all.
@@ -381,16 +395,3 @@ def _does_not_open(config: LakeConfig, trouble: Exception) -> LakeError:
     told = config.told(trouble)
     advice = "" if isinstance(trouble, StoreTrouble) else f". {_ADVICE[config.on_postgres]}"
     return LakeError(f"the lake at {config.named} does not open: {told}{advice}")
-
-
-def _extension(name: str) -> Path:
-    """The file of a DuckDB extension, out of its package and for the DuckDB that is running."""
-    spec = importlib.util.find_spec(f"duckdb_extension_{name}")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(folder) / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"
-        if path.exists():
-            return path
-    raise LakeError(
-        f"no extension {name} for DuckDB {duckdb.__version__}: install"
-        f" duckdb-extension-{name.replace('_', '-')}=={duckdb.__version__}"
-    )

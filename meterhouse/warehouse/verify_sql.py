@@ -166,7 +166,7 @@ def rolled_up(finer: str, coarser: str, span_us: tuple[int, int], snapshot: Snap
     quoted_keys = {f'"{name}"': sql for name, sql in keys.items()}
     measures = (REQUESTS, *TOKENS, COST, *KIND_COSTS)
     left, right = (
-        facts([Piece(table, *span_us)], quoted_keys, measures, Condition(), snapshot.rate_cards)
+        facts([Piece(table, *span_us)], quoted_keys, measures, Condition(), snapshot.rate_cards).plain()
         for table in (finer, coarser)
     )
     quantities = (REQUESTS_Q, TOKENS_Q, COST_Q, KIND_COSTS_Q)
@@ -177,7 +177,7 @@ def charged_back(span_us: tuple[int, int], snapshot: Snapshot) -> Comparison:
     """Law 2: the lines of the chargeback report, as it is made, against charges."""
     keys = ("day", "tenant", "application", "model")
     names = (*keys, "requests", "billed", "unpriced", *(kind.tokens for kind in TOKEN_KINDS), "cost")
-    report = chargeback_query(snapshot, Selection(*span_us), chosen(keys), max_lines=None)
+    report = chargeback_query(snapshot, Selection(*span_us), chosen(keys), max_lines=None).plain()
     renamed = ", ".join(f'"{name}"' for name in ("is_total", *names))
     lines = Query(f"SELECT * FROM (\n{report.sql}\n) AS lines({renamed}) WHERE NOT is_total", report.params)
     billed = "FILTER (disposition = 'billed')"

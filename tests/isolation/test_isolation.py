@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from meterhouse.api.auth.caller import Caller
 from meterhouse.api.auth.guard import PUBLIC
 from meterhouse.api.operations import routes_of
-from meterhouse.warehouse.books import _CutCursor
+from meterhouse.warehouse.books import _SeenCursor
 from tests.isolation.asking import Ask, Operation, operations, unknown
 from tests.isolation.town import ABSENT, MARKS, WIDE, Marks, Town, built, callers_of
 
@@ -142,7 +142,7 @@ def test_what_is_anothers_takes_the_same_work_as_what_is_not_there(town: Town, m
     own, other = MARKS[0], MARKS[1]
     done: list[str] = []
 
-    def in_lake(cursor: _CutCursor, query: str, *more: Any) -> Any:
+    def in_lake(cursor: _SeenCursor, query: str, *more: Any) -> Any:
         done.append("lake")
         return run(cursor, query, *more)
 
@@ -150,8 +150,8 @@ def test_what_is_anothers_takes_the_same_work_as_what_is_not_there(town: Town, m
         if threading.current_thread().name.startswith("AnyIO"):  # a request's, not one of what polls
             done.append("database")
 
-    run = _CutCursor.execute
-    monkeypatch.setattr(_CutCursor, "execute", in_lake)
+    run = _SeenCursor.execute
+    monkeypatch.setattr(_SeenCursor, "execute", in_lake)
     sa.event.listen(sa.Engine, "before_cursor_execute", in_database)
     try:
         for caller in callers_of(own):

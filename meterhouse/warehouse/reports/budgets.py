@@ -90,7 +90,11 @@ def spend_query(snapshot: Snapshot, budget: Budget, window: Window) -> Query:
     """One row: cost (DECIMAL) and tokens of all kinds, of the budget's billed requests in the window."""
     source = facts(pieces(*window), {}, (*TOKENS, COST), _BILLED & in_scope(budget.scope, snapshot))
     tokens = " + ".join(f"coalesce(sum({kind.tokens}), 0)" for kind in TOKEN_KINDS)
-    return Query(f"SELECT coalesce(sum(cost), 0)::DECIMAL(38,12), {tokens} FROM (\n{source.sql}\n)", source.params)
+    return Query(
+        f"SELECT coalesce(sum(cost), 0)::DECIMAL(38,12), {tokens} FROM (\n{source.sql}\n)",
+        source.params,
+        source.keepable,
+    )
 
 
 def _windows(budget: Budget, at_us: int, between_us: tuple[int, int] | None) -> Sequence[Window]:

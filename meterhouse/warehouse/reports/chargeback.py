@@ -135,7 +135,7 @@ def chargeback_query(
         f"WITH facts AS MATERIALIZED (\n{source.sql}\n)\n"
         f"SELECT * FROM ({line_block}(SELECT {total} FROM facts))\nORDER BY {order}"
     )
-    return Query(sql, {**source.params, **beside.params})
+    return Query(sql, {**source.params, **beside.params}, source.keepable)
 
 
 _TOKEN_COLUMNS: Final = [kind.tokens for kind in TOKEN_KINDS]

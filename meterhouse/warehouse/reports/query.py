@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol, runtime_checkable
 
 import duckdb
 import pyarrow as pa
@@ -20,21 +21,71 @@ DAY_US: Final = 24 * HOUR_US
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """SQL and its named parameters (`$name`)."""
+    """SQL and its named parameters (`$name`). `keepable`: relations that it names and that someone may have kept."""
 
     sql: str
     params: Mapping[str, Any] = field(default_factory=dict)
+    keepable: Mapping[str, KeepableSums] = field(default_factory=dict)
 
     def rows(self, cursor: Cursor) -> list[tuple[Any, ...]]:
-        """Runs it. A report touches the lake here and in `batches`, and nowhere else."""
+        """Runs it. A report touches the lake by the methods of a query, and nowhere else."""
         return self._run(cursor).fetchall()
+
+    def table(self, cursor: Cursor) -> pa.Table:
+        """Runs it; all rows."""
+        return self._run(cursor).to_arrow_table()
 
     def batches(self, cursor: Cursor, rows: int) -> pa.RecordBatchReader:
         """Runs it; the rows come as they are read, about `rows` at a time."""
         return self._run(cursor).to_arrow_reader(rows)
 
+    def plain(self) -> Query:
+        """The same, with all that it needs in it: to be a part of another query."""
+        return self._with(self.keepable)
+
     def _run(self, cursor: Cursor) -> duckdb.DuckDBPyConnection:
-        return cursor.execute(self.sql, dict(self.params))
+        kept = {name: cursor.kept(sums) for name, sums in self.keepable.items()} if isinstance(cursor, Keeping) else {}
+        for name, rows in kept.items():
+            if rows is not None:
+                cursor.register(name, rows)
+        whole = self._with({name: sums for name, sums in self.keepable.items() if kept.get(name) is None})
+        named = set(_NAMES.findall(whole.sql))
+        return cursor.execute(whole.sql, {name: value for name, value in whole.params.items() if name in named})
+
+    def _with(self, keepable: Mapping[str, KeepableSums]) -> Query:
+        sql, params = self.sql, dict(self.params)
+        for name, sums in keepable.items():
+            sql = with_relation(sql, f"{name} AS NOT MATERIALIZED ({sums.query.sql})")
+            params |= sums.query.params
+        return Query(sql, params)
+
+
+_NAMES: Final = re.compile(r"\$(\w+)")
+
+
+def with_relation(sql: str, relation: str) -> str:
+    """The query with one more relation (`name AS (...)`) before its own."""
+    asked = sql.lstrip()
+    return f"WITH {relation}, {asked[5:]}" if asked.startswith("WITH ") else f"WITH {relation}\n{asked}"
+
+
+@dataclass(frozen=True, slots=True)
+class KeepableSums:
+    """Sums over the rows of one table in a range of time, which are the sums of any parts of these rows added up."""
+
+    query: Query
+    table: str
+    from_us: int
+    to_us: int
+
+
+@runtime_checkable
+class Keeping(Protocol):
+    """A cursor that knows sums that were kept."""
+
+    def kept(self, sums: KeepableSums) -> pa.Table | None:
+        """The rows of its query. None: they are not kept, so ask for them."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +114,10 @@ class Piece:
 
 LAYERS: Final = {"rollup_day": DAY_US, "rollup_hour": HOUR_US, "rollup_minute": MINUTE_US}
 """Roll-ups from coarse to fine, and the length of their steps."""
+
+
+KEEPABLE: Final = frozenset({"rollup_day", "rollup_hour"})
+"""Tables whose sums are worth keeping: a range that ends now has other minutes each time."""
 
 
 def pieces(from_us: int, to_us: int, coarsest: str = "rollup_day") -> list[Piece]:
@@ -156,23 +211,41 @@ def facts(
     `cards` are needed for KIND_COSTS only.
     """
     blocks: list[str] = []
-    params: dict[str, Any] = dict(where.params)
+    params: dict[str, Any] = {}
+    keepable: dict[str, KeepableSums] = {}
     for number, part in enumerate(parts):
-        span = between(part.from_us, part.to_us, f"_{number}")
-        of_charges = part.table == "charges"
-        source = part.table
-        if of_charges and cards is not None:
-            source = f"charges LEFT JOIN {PRICES} AS prices ON price_card = card"
-            params |= price_params(cards)
-        condition = span & where & part.where
-        here = {**keys, **part.keys}
-        columns = [f"{sql} AS {name}" for name, sql in here.items()]
-        columns += [f"{m.of_charges if of_charges else m.of_rollups} AS {m.name}" for m in measures]
-        blocks.append(
-            f"SELECT {', '.join(columns)} FROM {source}{part.beside} WHERE {condition.sql}{_group_by(len(here))}"
-        )
-        params |= condition.params
-    return Query("\nUNION ALL ".join(blocks), params)
+        block = _block(part, number, keys, measures, where, cards)
+        if part.table in KEEPABLE:
+            keepable[f"kept_{number}"] = KeepableSums(block, part.table, part.from_us, part.to_us)
+            blocks.append(f"SELECT * FROM kept_{number}")
+        else:
+            blocks.append(block.sql)
+            params |= block.params
+    return Query("\nUNION ALL ".join(blocks), params, keepable)
+
+
+def _block(
+    part: Piece,
+    number: int,
+    keys: Mapping[str, str],
+    measures: Sequence[Measure],
+    where: Condition,
+    cards: Sequence[RateCard] | None,
+) -> Query:
+    params: dict[str, Any] = {}
+    of_charges = part.table == "charges"
+    source = part.table
+    if of_charges and cards is not None:
+        source = f"charges LEFT JOIN {PRICES} AS prices ON price_card = card"
+        params |= price_params(cards)
+    condition = between(part.from_us, part.to_us, f"_{number}") & where & part.where
+    here = {**keys, **part.keys}
+    columns = [f"{sql} AS {name}" for name, sql in here.items()]
+    columns += [f"{m.of_charges if of_charges else m.of_rollups} AS {m.name}" for m in measures]
+    return Query(
+        f"SELECT {', '.join(columns)} FROM {source}{part.beside} WHERE {condition.sql}{_group_by(len(here))}",
+        {**params, **condition.params},
+    )
 
 
 def _group_by(count: int) -> str:

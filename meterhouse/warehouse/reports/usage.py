@@ -108,7 +108,7 @@ def usage_query(snapshot: Snapshot, selection: Selection, groups: Sequence[Group
         f"SELECT * FROM ((SELECT {lines} FROM {beside.joined} GROUP BY ALL LIMIT {MAX_LINES + 1})"
         f" UNION ALL (SELECT {total} FROM facts))\nORDER BY {order}"
     )
-    return Query(sql, {**source.params, **beside.params})
+    return Query(sql, {**source.params, **beside.params}, source.keepable)
 
 
 def _line(groups: Sequence[Group], row: Sequence[Any]) -> UsageLine:

@@ -1,0 +1,149 @@
+"""Sums that are kept are those of the lake as it is, whatever was committed, merged or erased meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from meterhouse.warehouse import kept_sums
+from meterhouse.warehouse.books import SeenBooks
+from meterhouse.warehouse.kept_sums import KeptSums
+from meterhouse.warehouse.lake import Lake, LakeConfig
+from meterhouse.warehouse.maintenance import MaintenanceSettings, maintain
+from meterhouse.warehouse.reports.chargeback import Chargeback, chargeback
+from meterhouse.warehouse.reports.groups import Selection
+from meterhouse.warehouse.reports.query import DAY_US
+from meterhouse.warehouse.reports.usage import usage
+from meterhouse.warehouse.view import EVERYTHING, Grant, View
+from tests.builders import T0_US
+from tests.warehouse.filled import SNAPSHOT, fill
+
+MIDNIGHT_US = T0_US // DAY_US * DAY_US
+MERGING = MaintenanceSettings(merge_files=2, merge_files_closed=2)
+VIEWS = (EVERYTHING, View((Grant("acme"),)), View((Grant("bolt", "search"), Grant("cork"))))
+GROUPS = ((), ("tenant", "model"), ("org_unit",), ("kind",), ("day",))
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Iterator[Lake]:
+    with Lake.open(LakeConfig(tmp_path / "lake.sqlite", tmp_path / "data", threads=1)) as lake:
+        yield lake
+
+
+def request(offset: int, day: int, **more: Any) -> dict[str, Any]:
+    """The `offset`th event, on a day counted from the last one that is over."""
+    tenant, application = ("acme", "bolt", "cork")[offset % 3], ("assistant", "search")[offset % 2]
+    shown = {"tenant": tenant, "application": application, "model": "atlas-large", "status": "ok"}
+    time_us = MIDNIGHT_US + (day - 1) * DAY_US + offset * 7_919 * 1_000_003 % DAY_US
+    return {**shown, "time": time_us, "input_tokens": 1 + offset, "offset": offset, **more}
+
+
+def month(**more: Any) -> Selection:
+    """A range with edges inside of days, hours and minutes."""
+    return Selection(MIDNIGHT_US - 4 * DAY_US - 1_234_567, MIDNIGHT_US + DAY_US + 7_654_321_987, **more)
+
+
+def bill(lake: Lake, sums: KeptSums | None, view: View = EVERYTHING, *group_by: str) -> Chargeback:
+    return chargeback(SeenBooks(lake, view, sums=sums), view.cut(SNAPSHOT), month(), group_by)
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("commit"), st.lists(st.integers(-4, 1), min_size=1, max_size=6)),
+    st.tuples(st.just("merge"), st.just([])),
+    st.tuples(st.just("erase"), st.lists(st.integers(0, 40), min_size=1, max_size=1)),
+)
+
+
+@settings(
+    max_examples=8,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    phases=[Phase.reuse, Phase.generate],  # an example takes a second, and is short as it is
+)
+@given(st.lists(STEPS, min_size=2, max_size=6), st.sampled_from(GROUPS), st.sampled_from(VIEWS))
+def test_with_sums_kept_each_report_is_that_of_the_lake_as_it_is(
+    tmp_path_factory: pytest.TempPathFactory,
+    steps: list[tuple[str, list[int]]],
+    group_by: tuple[str, ...],
+    view: View,
+) -> None:
+    folder, offsets = tmp_path_factory.mktemp("lake"), count()
+    with Lake.open(LakeConfig(folder / "lake.sqlite", folder / "data", threads=1)) as lake:
+        fill(lake, [request(next(offsets), day) for day in (-3, 0, 1)])
+        sums = KeptSums(lake)
+        for step, numbers in [("look", []), *steps]:
+            if step == "commit":
+                fill(lake, [request(next(offsets), day) for day in numbers])
+            elif step == "merge":
+                maintain(lake, MIDNIGHT_US, MERGING)
+            elif step == "erase":
+                erase(lake, numbers[0])
+            for who in {EVERYTHING, view}:
+                assert bill(lake, sums, who, *group_by) == bill(lake, None, who, *group_by)
+            books = SeenBooks(lake, view, sums=sums)
+            by_hour = usage(books, view.cut(SNAPSHOT), month(), (), "hour")
+            assert by_hour == usage(SeenBooks(lake, view), view.cut(SNAPSHOT), month(), (), "hour")
+
+
+def erase(lake: Lake, tokens: int) -> None:
+    """Deletes rows in the midst of files, from all tables that a bill is made from."""
+    with lake.borrowed() as cursor:
+        for table in ("charges", "rollup_minute", "rollup_hour", "rollup_day"):
+            cursor.execute(f"DELETE FROM {table} WHERE input_tokens % 3 = ?", [tokens % 3])
+
+
+def test_a_file_is_read_once_for_a_query_and_a_new_one_alone_after_a_commit(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[bytes] = []
+    as_it_was = KeptSums._of_file
+
+    def of_file(self: KeptSums, name: bytes, read_it: Callable[[], pa.Table]) -> pa.Table | None:
+        def noting() -> pa.Table:
+            read.append(name[32:])
+            return read_it()
+
+        return as_it_was(self, name, noting)
+
+    monkeypatch.setattr(KeptSums, "_of_file", of_file)
+    sums = KeptSums(lake)
+    for offset, day in enumerate((-3, -2, 0, 1)):
+        fill(lake, [request(offset, day)])
+        bill(lake, sums, EVERYTHING, "tenant")
+        bill(lake, sums, EVERYTHING, "tenant")
+    assert len(read) == len(set(read))
+    before = len(read)
+    fill(lake, [request(5, 1)])
+    bill(lake, sums, EVERYTHING, "tenant")
+    assert len(read) - before == 1, "of days; of the hours at the edges there are none"
+
+
+def test_who_sees_less_is_never_given_what_was_kept_for_another(lake: Lake) -> None:
+    fill(lake, [request(offset, -1) for offset in range(9)])
+    sums = KeptSums(lake)
+    whole = bill(lake, sums, EVERYTHING, "tenant")
+    acme = bill(lake, sums, View((Grant("acme"),)), "tenant")
+    assert [line.groups["tenant"] for line in whole.lines] == ["acme", "bolt", "cork"]
+    assert acme.lines == whole.lines[:1]
+
+
+def test_the_least_used_sums_go_first_and_large_ones_are_not_kept(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(lake, [request(offset, -1) for offset in range(9)])
+    sums = KeptSums(lake)
+    bill(lake, sums, EVERYTHING, "tenant")
+    one = sums.held_bytes
+    assert one > 0
+    monkeypatch.setattr(kept_sums, "MOST_BYTES", one)
+    bill(lake, sums, EVERYTHING, "model")
+    assert 0 < sums.held_bytes <= one
+    monkeypatch.setattr(kept_sums, "LARGEST_BYTES", 0)
+    fresh = KeptSums(lake)
+    assert bill(lake, fresh, EVERYTHING, "tenant") == bill(lake, None, EVERYTHING, "tenant")
+    assert fresh.held_bytes == 0
