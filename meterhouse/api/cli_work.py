@@ -37,7 +37,7 @@ from meterhouse.streams.meter import Progress
 from meterhouse.warehouse.control_file import parse
 from meterhouse.warehouse.control_plan import Plan, plan
 
-SWITCH_S: Final = 0.0005
+SWITCH_S: Final = 0.001
 """How long a thread may keep Python's lock while others want it. A request takes it some dozens of times, and waited
 the usual 5 ms each time that a worker had it."""
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("meterhouse.workers")
 
 
-NICE: Final = 10
+NICE: Final = 5
 """Of threads that nobody waits for: a quarter of a busy core where requests want it too, all of an idle one."""
 
 

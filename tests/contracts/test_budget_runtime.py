@@ -165,7 +165,7 @@ class FaustRunning:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """A broker of our own: the names of the topics are Meterhouse's."""
-    with own_cluster() as made:
+    with own_cluster(steady=True) as made:
         yield made.bootstrap
 
 

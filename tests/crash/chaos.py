@@ -326,7 +326,7 @@ class Chaos:
             deadline = time.monotonic() + SETTLE_S
             with scene(self.rig, self.stream) as left:
                 while (wrong := budget_differences(left, now_us())) and time.monotonic() < deadline:
-                    self._look()
+                    self._say("settling", len(wrong), "differences")
                     time.sleep(0.5)
             self.outcome.differences = [f"by the workers that survived: {each}" for each in wrong]
             self._say("settled", len(wrong), "differences")

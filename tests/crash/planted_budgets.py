@@ -93,11 +93,11 @@ def alerts_kept_but_not_told(stack: ExitStack, _: Die) -> None:
 
 
 def alerts_never_resolved(stack: ExitStack, _: Die) -> None:
-    stack.enter_context(patch.object(AlertBook, "_gone", lambda *_: None))
+    stack.enter_context(patch.object(AlertBook, "_gone", lambda *_, **__: None))
 
 
 def alerts_resolved_at_once(stack: ExitStack, _: Die) -> None:
-    stack.enter_context(patch.object(AlertBook, "_gone", lambda *_: "all is well"))
+    stack.enter_context(patch.object(AlertBook, "_gone", lambda *_, **__: "all is well"))
 
 
 def fresh_before_what_it_speaks_of(stack: ExitStack, _: Die) -> None:

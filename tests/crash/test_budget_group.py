@@ -90,7 +90,7 @@ def control(now_us: int) -> str:
 @pytest.fixture(scope="module")
 def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     folder: Path = tmp_path_factory.mktemp("workers")
-    with own_cluster() as cluster, Nursery(folder / "processes.log") as nursery:
+    with own_cluster(steady=True) as cluster, Nursery(folder / "processes.log") as nursery:
         rig = Rig(
             folder=folder,
             environment=environment(

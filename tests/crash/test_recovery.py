@@ -67,7 +67,7 @@ class Town:
 
 @pytest.fixture
 def town(tmp_path: Path) -> Iterator[Town]:
-    with own_cluster() as cluster, Nursery(tmp_path / "processes.log") as nursery:
+    with own_cluster(steady=True) as cluster, Nursery(tmp_path / "processes.log") as nursery:
         rig = Rig(
             folder=tmp_path,
             environment=environment(

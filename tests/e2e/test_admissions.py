@@ -119,7 +119,7 @@ def test_events_spend_a_budget_until_requests_are_refused_and_a_raised_limit_adm
 
 def test_a_server_on_kafka_admits_by_the_states_in_its_topic(tmp_path: Path) -> None:
     house = House(tmp_path / "home")
-    with own_cluster() as cluster:
+    with own_cluster(steady=True) as cluster:
         settings = {"METERHOUSE_KAFKA_BOOTSTRAP": cluster.bootstrap}
         house.run("topics", "apply", settings=settings)
         with closing(KafkaLog(cluster.bootstrap)) as log, serving(house, settings) as (http, _):

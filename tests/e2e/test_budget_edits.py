@@ -111,7 +111,7 @@ def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
     with ExitStack() as parts:
         settings = Settings(home=tmp_path / "home")
         if request.param == "kafka":
-            bootstrap = parts.enter_context(own_cluster()).bootstrap
+            bootstrap = parts.enter_context(own_cluster(steady=True)).bootstrap
             settings = Settings(home=tmp_path / "home", kafka_bootstrap=bootstrap)
             with closing(KafkaLog(bootstrap)) as log:
                 log.create_topics(topics_of(settings))

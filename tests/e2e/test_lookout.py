@@ -84,7 +84,7 @@ def test_the_alert_sender_waits_for_a_lake_and_says_so(tmp_path: Path) -> None:
 
 def test_a_meter_that_stopped_is_raised_on_kafka_and_resolved_when_one_runs_again(tmp_path: Path) -> None:
     house, outbox = House(tmp_path / "home"), MemoryOutbox()
-    with own_cluster() as kafka:
+    with own_cluster(steady=True) as kafka:
         settings = {"METERHOUSE_KAFKA_BOOTSTRAP": kafka.bootstrap, "METERHOUSE_PARTITIONS": "2"}
         house.run("topics", "apply", "--yes", settings=settings)
         house.run("apply", str(CONTROL))

@@ -53,7 +53,7 @@ def test_the_commands_give_the_same_books_on_kafka_postgresql_and_s3(
     tmp_path: Path, postgres: Postgres, s3: S3
 ) -> None:
     place = s3.new_place()
-    with own_cluster() as kafka:
+    with own_cluster(steady=True) as kafka:
         settings = {
             "METERHOUSE_KAFKA_BOOTSTRAP": kafka.bootstrap,
             "METERHOUSE_CATALOGUE": postgres.new_database(),

@@ -19,11 +19,15 @@ ADDRESS = os.environ.get("METERHOUSE_KAFKA_BOOTSTRAP")
 """Read before tests clear the environment of settings."""
 
 
+STEADY_S = 60.0
+"""A broker that nobody kills is not taken for dead while a busy machine lets it wait."""
+
+
 @contextmanager
-def own_cluster(brokers: int = 1) -> Iterator[KafkaCluster]:
-    """Brokers that a test may kill."""
+def own_cluster(brokers: int = 1, *, steady: bool = False) -> Iterator[KafkaCluster]:
+    """Brokers that a test may kill, unless they are to be steady."""
     try:
-        cluster = KafkaCluster(brokers)
+        cluster = KafkaCluster(brokers, session_s=STEADY_S) if steady else KafkaCluster(brokers)
         with cluster:
             yield cluster
     except KafkaMissing as missing:
@@ -36,5 +40,5 @@ def kafka_bootstrap() -> Iterator[str]:
     if ADDRESS:
         yield ADDRESS
         return
-    with own_cluster() as cluster:
+    with own_cluster(steady=True) as cluster:
         yield cluster.bootstrap

@@ -96,6 +96,7 @@ class KafkaCluster:
 
     brokers: int = 1
     port: int = 0  # of the first broker, the next ones follow; 0: free ports
+    session_s: float = 4.0  # a broker that is silent for so long is dead: one that dies is noticed within seconds
     _folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="kafka-")))
     _brokers: list[_Broker] = field(default_factory=list)
 
@@ -218,8 +219,7 @@ class KafkaCluster:
             "group.min.session.timeout.ms": 1000,
             "group.consumer.min.session.timeout.ms": 1000,
             "group.consumer.min.heartbeat.interval.ms": 200,
-            # A broker that dies is noticed within seconds.
-            "broker.session.timeout.ms": 4000,
+            "broker.session.timeout.ms": round(1_000 * self.session_s),
             "broker.heartbeat.interval.ms": 500,
             # Compaction within a test's patience.
             "log.cleaner.backoff.ms": 500,
