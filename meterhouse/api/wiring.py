@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from meterhouse.streams.alert_sender import AlertSender
     from meterhouse.streams.channels import Channel
     from meterhouse.warehouse.lookout import Lookout
+    from meterhouse.warehouse.quality.results import QualityResults
+    from meterhouse.warehouse.quality.runs import Quality
 
 CONTROL_EVERY_S: Final = 0.2
 """How often workers look for new control data: an edit is to be in force at gates within a second. A look costs 0.3 ms
@@ -281,6 +283,19 @@ class House:
             now_us,
             LookoutSettings(settings.lookout_every_s, settings.meter_stuck_s, settings.meter_behind_s),
         )
+
+    @cached_property
+    def quality_results(self) -> QualityResults:
+        # Here, since one command and one route ask for it.
+        from meterhouse.warehouse.quality.results import QualityResults
+
+        return QualityResults(self._database)
+
+    def quality(self) -> Quality:
+        """The suites of data quality over this house."""
+        from meterhouse.warehouse.quality.runs import Quality
+
+        return Quality(self.lake, self.control, self.quality_results, self.outbox, self.lateness)
 
     def _steady_snapshot(self) -> Snapshot:
         """The control data in force CONTROL_EVERY_S ago or, while its database is away, the last that was: work goes
