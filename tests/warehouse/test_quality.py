@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,17 +10,22 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
 import pytest
 
+from meterhouse.api.settings import Settings
+from meterhouse.api.wiring import House
 from meterhouse.ingest.event import Lateness
 from meterhouse.streams.control import Budget, Objective, RateCard, Scope, Snapshot, WindowSpec
 from meterhouse.warehouse.lake import Lake, LakeConfig
-from meterhouse.warehouse.quality.checks import Check, Extract, Finding, Suite, SuiteResult, Validate
+from meterhouse.warehouse.quality import sources
+from meterhouse.warehouse.quality.checks import Between, Check, Extract, Finding, Suite, SuiteResult, Validate
 from meterhouse.warehouse.quality.runs import checked, extracts_of
 from meterhouse.warehouse.quality.sources import Sources
 from meterhouse.warehouse.quality.suites import SUITES
 from meterhouse.warehouse.reports.as_of import Freshness, as_of
 from tests.builders import DAY_US, HOUR_US, SECOND_US, T0_US
+from tests.commands import invoked
 from tests.warehouse.filled import SNAPSHOT, card, fill
 
 NOW = T0_US + 20 * DAY_US + 12 * HOUR_US  # Saturday, 2026-11-21
@@ -84,7 +90,7 @@ class Scene:
             for statement in planted.lake:
                 cursor.execute(statement)
             fresh = planted.freshness or self.freshness
-            sources = Sources(
+            seen = Sources(
                 cursor,
                 planted.control,
                 planted.control.rate_cards,
@@ -93,9 +99,9 @@ class Scene:
                 fresh,
                 Lateness(),
             )
-            extracts = extracts_of([suite], sources)
+            extracts = extracts_of([suite], seen)
             cursor.execute("ROLLBACK")
-        return checked(suite, sources, extracts, self.validate)
+        return checked(suite, seen, extracts, self.validate)
 
 
 @dataclass(frozen=True)
@@ -187,9 +193,8 @@ EVENTS_COMPLETENESS = Planted(
 EVENTS_DRIFT = Planted(
     {"rejects-drift": "day 2026-11-20, tenant acme: grew_permille 51"},
     [
-        "INSERT INTO rejects SELECT 'usage.events', 0, 10_000 + i, 0, make_timestamptz("
-        f"{T0_US + 19 * DAY_US}), 'missing_field', 'data.model is missing', 'acme', '{{}}'::BLOB"
-        " FROM range(54) AS numbers(i)",
+        f"""INSERT INTO rejects SELECT 'usage.events', 0, 10_000 + i, 0, make_timestamptz({T0_US + 19 * DAY_US}),
+            'missing_field', 'data.model is missing', 'acme', '{{}}'::BLOB FROM range(54) AS numbers(i)""",
         "UPDATE position_0 SET read = read + 54, rejected = rejected + 54",
     ],
 )
@@ -232,8 +237,8 @@ ROLLUPS_COMPLETENESS = Planted(
     [
         f"UPDATE rollup_day SET requests = requests + 1 {OF_BOLT}",
         f"UPDATE rollup_hour SET output_tokens = output_tokens + 1 {OF_BOLT}",
-        "UPDATE rollup_minute SET output_cost = output_cost + 0.000000000001"
-        f" {OF_BOLT} AND time = make_timestamptz({NOW - HOUR_US})",
+        f"""UPDATE rollup_minute SET output_cost = output_cost + 0.000000000001
+            {OF_BOLT} AND time = make_timestamptz({NOW - HOUR_US})""",
     ],
 )
 ROLLUPS_DRIFT = Planted(
@@ -243,8 +248,8 @@ ROLLUPS_DRIFT = Planted(
         "tokens-drift": "day 2026-11-20, tenant acme: tokens_a_request_percent 201",
     },
     [
-        "UPDATE rollup_day SET requests = 3_010, input_cost = input_cost * 4, input_tokens = 3_010 * 20 + 301"
-        f" WHERE time = make_timestamptz({T0_US + 19 * DAY_US})"
+        f"""UPDATE rollup_day SET requests = 3_010, input_cost = input_cost * 4, input_tokens = 3_010 * 20 + 301
+            WHERE time = make_timestamptz({T0_US + 19 * DAY_US})"""
     ],
     besides=frozenset({"requests", "tokens", "cost"}),
 )
@@ -254,7 +259,7 @@ def more_cards(*cards: RateCard) -> Snapshot:
     return replace(CONTROL, rate_cards=(*CONTROL.rate_cards, *cards))
 
 
-def between(number: int, from_us: int, to_us: int | None, model: str = "new", **pico: int) -> RateCard:
+def since(number: int, from_us: int, to_us: int | None, model: str = "new", **pico: int) -> RateCard:
     return replace(card(number, model, **pico), valid_from_us=from_us, valid_to_us=to_us)
 
 
@@ -268,7 +273,7 @@ CONTROL_RANGE = Planted(
         "overlaps": "card 7, model atlas/new: overlap_s 1",
     },
     control=replace(
-        more_cards(between(7, 0, NOW + 1, input=1), between(8, NOW, None, input=-1)),
+        more_cards(since(7, 0, NOW + 1, input=1), since(8, NOW, None, input=-1)),
         budgets=(*CONTROL.budgets, LIMITLESS),
     ),
     besides=frozenset({"price-drift"}),
@@ -283,7 +288,7 @@ CONTROL_SET = Planted(
     control=replace(
         CONTROL,
         tenants=tuple(tenant for tenant in CONTROL.tenants if tenant.id != "bolt"),
-        rate_cards=(*CONTROL.rate_cards[:2], replace(CONTROL.rate_cards[2], id=30), between(9, 0, None, thoughts=1)),
+        rate_cards=(*CONTROL.rate_cards[:2], replace(CONTROL.rate_cards[2], id=30), since(9, 0, None, thoughts=1)),
         budgets=(replace(CONTROL.budgets[0], id="nobody", scope=Scope(tenant="ghost")),),
     ),
 )
@@ -302,12 +307,12 @@ CONTROL_COMPLETENESS = Planted(
         f"UPDATE {table} SET model = 'atlas-tiny', disposition = 'unpriced' {OF_BOLT}"
         for table in ("rollup_day", "rollup_hour")
     ],
-    control=replace(more_cards(between(7, 0, NOW), between(8, NOW + 2 * SECOND_US, None)), version=2),
+    control=replace(more_cards(since(7, 0, NOW), since(8, NOW + 2 * SECOND_US, None)), version=2),
     versions=((2, 0),),
 )
 CONTROL_DRIFT = Planted(
     {"price-drift": "card 8, model atlas/new, kind input: percent 1001"},
-    control=more_cards(between(7, 0, None, input=100), between(8, NOW, None, input=1_001)),
+    control=more_cards(since(7, 0, None, input=100), since(8, NOW, None, input=1_001)),
 )
 
 PLANTED: Final[dict[tuple[Suite, str], Planted]] = {
@@ -339,6 +344,57 @@ def test_planted_bad_data_fails_the_checks_of_its_kind_and_is_named(scene: Scene
     assert {id_: row for id_, row in planted.fails.items() if row not in failed[id_].rows} == {}, failed
 
 
+def test_more_rows_than_are_looked_at_are_told(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "MAX_ROWS", 1)
+    result = scene.checked("rollups", Planted())
+    assert {each.check.extract for each in result.checks if not each.whole} == {
+        "rollups", "rollup_words", "rollup_newest", "rollup_sums", "days",
+    }  # fmt: skip
+    assert {each.finding.checked for each in result.checks} == {1}
+
+
+def test_a_check_that_cannot_be_made_does_not_pass(scene: Scene) -> None:
+    check = Check("odd", "range", "odd", Between("nowhere", 0, None), "there is such a column", "see why not")
+    finding = scene.made("events", [(Extract("odd", ("a",), pa.table({"a": [1]})), [check])])["odd"]
+    assert not finding.passed
+    assert "nowhere" in (finding.trouble or "")
+
+
 def test_bad_data_of_each_check_is_planted() -> None:
     checks = {(suite, check.kind, check.id) for suite, those in SUITES.items() for check in those}
     assert {(suite, kind, id_) for (suite, kind), planted in PLANTED.items() for id_ in planted.fails} == checks
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_names_what_failed_raises_an_alert_and_ends_it_when_it_passes(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("Great Expectations tells nobody anything")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    home, pages = tmp_path / "home", tmp_path / "pages"
+
+    def forge(statement: str) -> None:
+        with House(Settings(home=home), writer=True) as house, house.lake.borrowed() as cursor:
+            cursor.execute(statement)
+
+    with House(Settings(home=home), writer=True) as house:
+        fill(house.lake, [{"model": "atlas-large"}, {}])
+    assert json.loads(invoked(home, "quality", "--suite", "events", "--format", "json").output)["passed"]
+
+    forge('DELETE FROM charges WHERE "offset" = 1')
+    done = invoked(home, "quality", "--suite", "events", "--docs", str(pages))
+    assert done.exit_code == 1
+    assert "events/ledger-rows: partition 0, what billed: counted 2, stored 1" in done.output
+    assert "do: run `meterhouse verify`" in done.output
+    assert "events.ledger" in (pages / "index.html").read_text(encoding="utf-8")
+    (alert,) = json.loads(invoked(home, "alerts", "--kind", "quality", "--format", "json").output)["alerts"]
+    assert (alert["subject"], alert["standing"]) == ("events/ledger-rows", "open")
+
+    forge("UPDATE position_0 SET read = 1, billed = 1")
+    assert invoked(home, "quality", "--suite", "events").exit_code == 0
+    told = json.loads(invoked(home, "alerts", "--kind", "quality", "--format", "json").output)["alerts"]
+    assert sorted((each["status"], each["standing"]) for each in told) == [("firing", "resolved"), ("resolved", None)]

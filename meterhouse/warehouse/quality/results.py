@@ -58,11 +58,11 @@ class QualityResults:
                 connection.execute(sa.delete(TABLE).where(mine, TABLE.c.at_us < oldest_us))
 
     def last(self) -> Sequence[QualityRun]:
-        """The newest run of each suite, by name."""
+        """The newest run of each suite."""
         newest = sa.select(TABLE.c.suite, sa.func.max(TABLE.c.at_us).label("at_us")).group_by(TABLE.c.suite).subquery()
         query = sa.select(TABLE).join(newest, sa.and_(newest.c.suite == TABLE.c.suite, newest.c.at_us == TABLE.c.at_us))
         with available(), reading(self._engine) as connection:
-            return tuple(QualityRun(**row) for row in connection.execute(query.order_by(TABLE.c.suite)).mappings())
+            return tuple(QualityRun(**row) for row in connection.execute(query).mappings())
 
     def passed_us(self, suite: Suite, before_us: int) -> dict[str, int]:
         """When each check last passed before `before_us`, of those that did in a run that is kept."""
