@@ -360,6 +360,21 @@ def test_a_check_that_cannot_be_made_does_not_pass(scene: Scene) -> None:
     assert "nowhere" in (finding.trouble or "")
 
 
+def test_names_that_senders_made_up_are_text_on_the_pages(scene: Scene, tmp_path: Path) -> None:
+    from meterhouse.warehouse.quality.expectations import Expectations
+
+    name = "<script>alert('&amp;')</script>"
+    check = Check("odd", "range", "odd", Between("n", 0, None), "none is negative", "see why")
+    made = Expectations()
+    extract = Extract("odd", ("model",), pa.table({"model": [name], "n": [-1]}))
+    assert made.validate("events", [(extract, [check])])["odd"].rows == (f"model {name}: n -1",)
+    made.write_docs(tmp_path)
+    (page,) = tmp_path.glob("validations/**/*.html")
+    text = page.read_text(encoding="utf-8")
+    assert "&lt;script&gt;alert" in text
+    assert name not in text
+
+
 def test_bad_data_of_each_check_is_planted() -> None:
     checks = {(suite, check.kind, check.id) for suite, those in SUITES.items() for check in those}
     assert {(suite, kind, id_) for (suite, kind), planted in PLANTED.items() for id_ in planted.fails} == checks

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from html import escape, unescape
 from pathlib import Path
 from typing import Any, Final
 
 import great_expectations as gx
+import pyarrow as pa
 from great_expectations.core.expectation_validation_result import ExpectationValidationResult
 from great_expectations.data_context.types.base import (
     DataContextConfig,
@@ -74,9 +76,9 @@ class Expectations:
         )
         result = definition.run(
             # Nullable integers as Python's own: pandas would make floats of them, and a count of 2^53 another one.
-            batch_parameters={"dataframe": extract.table.to_pandas(integer_object_nulls=True)},
+            batch_parameters={"dataframe": _escaped(extract.table).to_pandas(integer_object_nulls=True)},
             result_format={
-                "result_format": "SUMMARY",
+                "result_format": "COMPLETE",  # only so do its pages name rows
                 "unexpected_index_column_names": list(extract.keys),
                 "partial_unexpected_count": MAX_NAMED,
                 "return_unexpected_index_query": False,
@@ -120,10 +122,21 @@ def _finding(extract: Extract, expects: Expectation, result: ExpectationValidati
     details = result.result
     if "unexpected_count" not in details:
         return Finding(len(extract.table), 0, (), _trouble(result.exception_info or {}))
-    rows = details.get("partial_unexpected_index_list") or ()
-    return Finding(
-        len(extract.table), int(details["unexpected_count"]), tuple(row_text(extract, expects, row) for row in rows)
-    )
+    rows = [
+        {name: unescape(value) if isinstance(value, str) else value for name, value in row.items()}
+        for row in details.get("partial_unexpected_index_list") or ()
+    ]
+    texts = tuple(row_text(extract, expects, row) for row in rows)
+    return Finding(len(extract.table), int(details["unexpected_count"]), texts)
+
+
+def _escaped(table: pa.Table) -> pa.Table:
+    """Texts as HTML shows them: Data Docs write values as they are, and names of models are what senders wrote."""
+    for number, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            texts = [None if text is None else escape(text) for text in table[number].to_pylist()]
+            table = table.set_column(number, field, pa.array(texts, field.type))
+    return table
 
 
 def _trouble(raised: Mapping[str, Any]) -> str:
