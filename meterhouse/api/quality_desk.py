@@ -45,11 +45,12 @@ def run(house: House, suites: Sequence[Suite], docs: Path | None = None) -> list
 
 
 def report(house: House, suites: Sequence[str]) -> Json:
-    """The newest run of each of these suites that was ever run: {"passed", "suites": [...]}. Raises
-    ControlUnavailable."""
+    """The newest run of each of these suites that was ever run: {"passed", "suites": [...]}; nothing passed where none
+    was. Raises ControlUnavailable."""
     last = {each.suite: each for each in house.quality_results.last()}
     runs = [last[suite] for suite in suites if suite in last]
-    return {"passed": all(each.passed for each in runs), "suites": [run_json(each) for each in runs]}
+    passed = all(each.passed for each in runs) if runs else None
+    return {"passed": passed, "suites": [run_json(each) for each in runs]}
 
 
 def run_json(run: QualityRun) -> Json:

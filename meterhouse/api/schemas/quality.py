@@ -36,5 +36,5 @@ class QualitySuite(BaseModel):
 
 
 class Quality(BaseModel):
-    passed: bool = Field(description="all suites below; nothing says that they are recent but `at`")
+    passed: bool | None = Field(description="all suites below, as of their `at`; null: none was ever run")
     suites: list[QualitySuite] = Field(description="those that were ever run")
