@@ -38,7 +38,7 @@ def run(house: House, suites: Sequence[Suite], docs: Path | None = None) -> list
     Raises QualityMissing, LakeError, LogError, ControlUnavailable, OutboxUnavailable.
     """
     making = expectations()
-    results = house.quality().run(suites, Reports(house, EVERYTHING).freshness(), making.validate)
+    results = house.quality.run(suites, Reports(house, EVERYTHING).freshness(), making.validate)
     if docs is not None:
         making.write_docs(docs)
     return results
@@ -47,7 +47,7 @@ def run(house: House, suites: Sequence[Suite], docs: Path | None = None) -> list
 def report(house: House, suites: Sequence[str]) -> Json:
     """The newest run of each of these suites that was ever run: {"passed", "suites": [...]}; nothing passed where none
     was. Raises ControlUnavailable."""
-    last = {each.suite: each for each in house.quality_results.last()}
+    last = {each.suite: each for each in house.quality.results.last()}
     runs = [last[suite] for suite in suites if suite in last]
     passed = all(each.passed for each in runs) if runs else None
     return {"passed": passed, "suites": [run_json(each) for each in runs]}

@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from meterhouse.streams.alert_sender import AlertSender
     from meterhouse.streams.channels import Channel
     from meterhouse.warehouse.lookout import Lookout
-    from meterhouse.warehouse.quality.results import QualityResults
     from meterhouse.warehouse.quality.runs import Quality
 
 CONTROL_EVERY_S: Final = 0.2
@@ -285,17 +284,13 @@ class House:
         )
 
     @cached_property
-    def quality_results(self) -> QualityResults:
-        # Here, since one command and one route ask for it.
-        from meterhouse.warehouse.quality.results import QualityResults
-
-        return QualityResults(self._database)
-
     def quality(self) -> Quality:
-        """The suites of data quality over this house."""
+        # Here, since one command and one route ask for it; the route needs no lake.
+        from meterhouse.warehouse.quality.results import QualityResults
         from meterhouse.warehouse.quality.runs import Quality
 
-        return Quality(self.lake, self.control, self.quality_results, self.outbox, self.lateness)
+        results = QualityResults(self._database)
+        return Quality(lambda: self.lake, self.control, results, self.outbox, self.lateness)
 
     def _steady_snapshot(self) -> Snapshot:
         """The control data in force CONTROL_EVERY_S ago or, while its database is away, the last that was: work goes

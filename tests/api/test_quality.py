@@ -39,7 +39,7 @@ def test_the_last_results_are_for_those_who_look_at_all_tenants(tmp_path: Path) 
         for role in ("product_owner", "gateway"):
             problem(doors.ask(role, "/v1/quality"), 403, "forbidden")
         assert doors.ask("finance", "/v1/quality").json() == {"passed": None, "suites": []}
-        doors.house.quality_results.add(FAILS)
+        doors.house.quality.results.add(FAILS)
         told = doors.ask("auditor", "/v1/quality").json()
         assert told == doors.ask("admin", "/v1/quality", params={"suite": "events"}).json()
         assert told == {

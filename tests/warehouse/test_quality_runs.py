@@ -41,10 +41,10 @@ class Scene:
         checks = [check for _, those in work for check in those]
         return {check.id: self.found.get(f"{suite}/{check.id}", Finding(3, 0)) for check in checks}
 
-    def run(self, *suites: Suite, results: QualityResults | None = None) -> None:
+    def run(self, *suites: Suite) -> None:
         self.now_us += 1
-        results = results or QualityResults(self.engine)
-        quality = Quality(self.lake, ControlStore(self.engine), results, self.outbox, Lateness())
+        control, results = ControlStore(self.engine), QualityResults(self.engine)
+        quality = Quality(lambda: self.lake, control, results, self.outbox, Lateness())
         quality.run(suites or tuple(SUITES), Freshness(self.now_us, {0: 1}), self.validate)
 
     def told(self) -> list[tuple[str, str]]:

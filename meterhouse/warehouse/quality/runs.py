@@ -50,14 +50,20 @@ EXTRACTS: Final[Mapping[str, Callable[[Sources], Extract]]] = {
 
 
 class Quality:
-    """The suites over a lake and its control data. One thread runs it."""
+    """The suites over a lake and its control data. One thread runs it; `results` may be read by any. `lake` opens what
+    it returns when it is not open yet."""
 
     def __init__(
-        self, lake: Lake, control: ControlStore, results: QualityResults, outbox: AlertOutbox, lateness: Lateness
+        self,
+        lake: Callable[[], Lake],
+        control: ControlStore,
+        results: QualityResults,
+        outbox: AlertOutbox,
+        lateness: Lateness,
     ) -> None:
-        self._lake, self._control = lake, control
-        self._results, self._outbox = results, outbox
+        self._lake, self._control, self._outbox = lake, control, outbox
         self._lateness = lateness
+        self.results = results
 
     def run(self, suites: Sequence[Suite], freshness: Freshness, validate: Validate) -> list[SuiteResult]:
         """Runs the suites, keeps what they came to, raises what is news and resolves what no longer is.
@@ -66,16 +72,18 @@ class Quality:
         """
         results = self._results_of(suites, freshness, validate)
         for result in results:
-            self._results.add(result)
+            self.results.add(result)
         self._tell(results, freshness.read_at_us)
         return results
 
     def _results_of(self, suites: Sequence[Suite], freshness: Freshness, validate: Validate) -> list[SuiteResult]:
-        snapshot, cards = self._control.snapshot(), self._control.every_card()
-        versions = [(each.version, each.recorded_us) for each in self._control.history()]
-        with self._lake.read() as cursor:
-            lake = as_of(self._lake, cursor, freshness)
-            sources = Sources(cursor, snapshot, cards, versions, lake, freshness, self._lateness)
+        lake, control = self._lake(), self._control
+        with lake.read() as cursor:
+            now = as_of(lake, cursor, freshness)
+            # Behind the lake's snapshot, so that control data knows what charges name.
+            versions = [(each.version, each.recorded_us) for each in control.history()]
+            snapshot, cards = control.snapshot(), control.every_card()
+            sources = Sources(cursor, snapshot, cards, versions, now, freshness, self._lateness)
             extracts = extracts_of(suites, sources)
         return [checked(suite, sources, extracts, validate) for suite in suites]
 
@@ -90,7 +98,7 @@ class Quality:
         ]
         for result in results:
             new = [each for each in result.failed if subject_of(result.suite, each.check) not in told]
-            passed_us = self._results.passed_us(result.suite, result.at_us) if new else {}
+            passed_us = self.results.passed_us(result.suite, result.at_us) if new else {}
             news += [quality_alert(result.suite, each, passed_us.get(each.check.id), now_us) for each in new]
         if news:
             self._outbox.add(news)
