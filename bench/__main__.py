@@ -21,6 +21,7 @@ BENCHES = (
     "admissions",
     "authentication",
     "foreign",
+    "quality",
 )
 
 

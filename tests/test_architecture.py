@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -63,6 +63,29 @@ def test_only_settings_reads_the_environment() -> None:
     assert readers - {"api/settings.py"} == set(), (
         "only api/settings.py reads the environment; take the value as a parameter"
     )
+
+
+def test_only_the_quality_command_loads_great_expectations() -> None:
+    known, loads = "meterhouse.warehouse.quality.expectations", {"quality_desk.run", "quality_desk.expectations"}
+    texts = {str(file.relative_to(PACKAGE)): file.read_text() for file in PACKAGE.rglob("*.py")}
+    trees = {name: ast.parse(text) for name, text in texts.items() if known in text or "quality_desk" in text}
+
+    def importers(nodes: Callable[[ast.Module], Iterable[ast.AST]]) -> set[str]:
+        return {
+            name
+            for name, tree in trees.items()
+            if any(isinstance(node, ast.ImportFrom) and node.module == known for node in nodes(tree))
+        }
+
+    at_once, ever = importers(lambda tree: tree.body), importers(ast.walk)
+    assert (at_once, ever) == (set(), {"api/quality_desk.py"}), "it costs seconds: import it within a function"
+    callers = {
+        name
+        for name, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in loads
+    }
+    assert callers == {"api/cli_quality.py"}, "the server only tells what the command found"
 
 
 def test_the_oracle_imports_nothing_of_the_product() -> None:

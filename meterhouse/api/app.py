@@ -35,6 +35,7 @@ from meterhouse.api.routes import (
     health,
     keys,
     prices,
+    quality,
     rejects,
     reports,
 )
@@ -74,6 +75,7 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
             {"name": "reports", "description": "Figures out."},
             {"name": "exports", "description": "Whole files out."},
             {"name": "alerts", "description": "News for people, and what they do about it."},
+            {"name": "quality", "description": "Whether the data is as it should be."},
             {"name": "audit", "description": "Who did what."},
             {"name": "keys", "description": "Who may ask."},
             {"name": "health", "description": "For whoever runs this."},
@@ -94,7 +96,7 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
     _install_domain_errors(app)
     for routes in (
         admissions, events, foreign, budget_states, prices, reports, charges, comparison, exports, rejects, alerts,
-        audit, keys, health,
+        quality, audit, keys, health,
     ):  # fmt: skip
         app.include_router(routes.router)
     check_guarded(app)

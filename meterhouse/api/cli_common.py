@@ -25,6 +25,7 @@ from meterhouse.api.clock import BadTime, parse_time
 from meterhouse.api.figures import Span
 from meterhouse.api.metrics_server import MetricsError
 from meterhouse.api.pages import ListingGone
+from meterhouse.api.quality_desk import QualityMissing
 from meterhouse.api.settings import Settings
 from meterhouse.ingest.log import LogError
 from meterhouse.streams.alerts import ChannelMissing, OutboxUnavailable
@@ -45,6 +46,7 @@ WRONG_USE: Final = 2
 _FAILURES: Final = (
     LogError, LakeError, LedgerUnavailable, MeterStopped, BudgetWorkerStopped, OutboxUnavailable, ControlConflict,
     ControlUnavailable, DatabaseTooNew, BooksError, MetricsError, ChannelMissing, NoSuch, ListingGone, KeyOver,
+    QualityMissing,
 )  # fmt: skip
 
 FILE_WIDTH: Final = 160

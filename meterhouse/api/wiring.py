@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from meterhouse.streams.alert_sender import AlertSender
     from meterhouse.streams.channels import Channel
     from meterhouse.warehouse.lookout import Lookout
+    from meterhouse.warehouse.quality.runs import Quality
 
 CONTROL_EVERY_S: Final = 0.2
 """How often workers look for new control data: an edit is to be in force at gates within a second. A look costs 0.3 ms
@@ -286,6 +287,15 @@ class House:
             now_us,
             LookoutSettings(settings.lookout_every_s, settings.meter_stuck_s, settings.meter_behind_s),
         )
+
+    @cached_property
+    def quality(self) -> Quality:
+        # Here, since one command and one route ask for it; the route needs no lake.
+        from meterhouse.warehouse.quality.results import QualityResults
+        from meterhouse.warehouse.quality.runs import Quality
+
+        results = QualityResults(self._database)
+        return Quality(lambda: self.lake, self.control, results, self.outbox, self.lateness)
 
     def _steady_snapshot(self) -> Snapshot:
         """The control data in force CONTROL_EVERY_S ago or, while its database is away, the last that was: work goes

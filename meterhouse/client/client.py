@@ -12,7 +12,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from meterhouse.client import charge_shapes, key_shapes, shapes
+from meterhouse.client import charge_shapes, key_shapes, quality_shapes, shapes
 from meterhouse.client.errors import BadAnswer, TooLarge
 from meterhouse.client.retries import Patience
 from meterhouse.client.transport import Call, Params, Surroundings, Transport
@@ -273,6 +273,10 @@ class Meterhouse:
         self._transport.ask(Call("DELETE", f"/v1/silences/{_part(silence_id)}"))
 
     # keys, and who did what
+
+    def quality(self, suite: str | None = None) -> quality_shapes.Quality:
+        """What each suite of data quality, or this one, came to when it was last run."""
+        return self._get("/v1/quality", {"suite": suite}, quality_shapes.Quality)
 
     def me(self) -> key_shapes.Me:
         """Whose key this is, and what it may do."""

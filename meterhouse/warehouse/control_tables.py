@@ -243,3 +243,15 @@ LISTINGS: Final = sa.Table(
     sa.Column("key", sa.LargeBinary, nullable=False),
     sa.Column("until_us", sa.BigInteger, nullable=False, index=True),
 )
+
+QUALITY_RUNS: Final = sa.Table(
+    "quality_runs",  # what suites of data quality came to: `quality.results` says what the columns mean
+    METADATA,
+    sa.Column("suite", KEY, primary_key=True),
+    sa.Column("at_us", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("passed", sa.Boolean, nullable=False),
+    sa.Column("lake_snapshot", sa.BigInteger, nullable=False),
+    sa.Column("watermark_us", sa.BigInteger),
+    sa.Column("control_version", sa.Integer, nullable=False),
+    sa.Column("checks", sa.JSON, nullable=False),
+)

@@ -117,32 +117,38 @@ def _said(keys: Sequence[str]) -> str:
 # -- law 1 -----------------------------------------------------------------------------------------------------------
 
 
+READ: Final = 'SELECT "partition", read AS events FROM positions'
+BECAME: Final = (
+    'SELECT "partition", billed + unpriced + unbilled + informational + duplicates + rejected + forwarded AS events'
+    " FROM positions"
+)
+"""Both sides of law 1, by partition."""
+COUNTED: Final = " UNION ALL ".join(
+    f"SELECT \"partition\", '{name}' AS what, {name} AS rows FROM positions"
+    for name in ("billed", "unpriced", "unbilled", "informational", "rejected")
+)
+STORED: Final = (
+    'SELECT "partition", disposition AS what, count(*) AS rows FROM charges GROUP BY ALL UNION ALL '
+    "SELECT \"partition\", 'informational', count(*) FROM node_events GROUP BY ALL UNION ALL "
+    "SELECT \"partition\", 'rejected', count(*) FROM rejects GROUP BY ALL"
+)
+"""The rows that the positions counted, and those that there are, by partition and by what became of them."""
+
+
 def counts_balance() -> Comparison:
     """Law 1 in the positions themselves: what was read is what became of it."""
-    parts = "billed + unpriced + unbilled + informational + duplicates + rejected + forwarded"
-    read, became = (Query(f'SELECT "partition", {column} AS events FROM positions') for column in ("read", parts))
     events = Quantity("events", ("events",))
-    return compared(1, "events read = what became of them", ("partition",), (events,), (read, became))
+    return compared(1, "events read = what became of them", ("partition",), (events,), (Query(READ), Query(BECAME)))
 
 
 def counts_are_rows() -> Comparison:
     """Law 1 against the tables: the positions' counts are the numbers of rows."""
-    dispositions = ("billed", "unpriced", "unbilled")
-    counted = (*dispositions, "informational", "rejected")
-    positions = " UNION ALL ".join(
-        f"SELECT \"partition\", '{name}' AS what, {name} AS rows FROM positions" for name in counted
-    )
-    stored = (
-        'SELECT "partition", disposition AS what, count(*) AS rows FROM charges GROUP BY ALL UNION ALL '
-        "SELECT \"partition\", 'informational', count(*) FROM node_events GROUP BY ALL UNION ALL "
-        "SELECT \"partition\", 'rejected', count(*) FROM rejects GROUP BY ALL"
-    )
     return compared(
         1,
         "counts of the positions = rows of charges, node_events, rejects",
         ("partition", "what"),
         (Quantity("rows", ("rows",)),),
-        (Query(positions), Query(stored)),
+        (Query(COUNTED), Query(STORED)),
     )
 
 

@@ -52,6 +52,7 @@ PLAIN: Final[Mapping[str, tuple[str, ...]]] = {
     "provider": ("atlas",),
     "operation": ("chat",),
     "format": ("csv", "parquet"),
+    "suite": ("events",),
     "actor": ("local",),
     "action": ("silence.made",),
 }  # fmt: skip

@@ -28,6 +28,7 @@ class Permission(StrEnum):
     read_rejects = "read_rejects"
     read_alerts = "read_alerts"
     answer_alerts = "answer_alerts"  # acknowledge, silence
+    read_quality = "read_quality"  # of all tenants' data
     read_audit = "read_audit"
     manage_keys = "manage_keys"
     read_self = "read_self"  # who am I, and what may I do?
@@ -46,7 +47,7 @@ _READS: Final = frozenset(
 
 PERMITTED: Final[Mapping[Role, frozenset[Permission]]] = {
     Role.admin: frozenset(Permission),
-    Role.finance: _READS,
+    Role.finance: _READS | {Permission.read_quality},
     Role.product_owner: _READS | {Permission.answer_alerts},
     Role.gateway: frozenset(
         {
@@ -57,7 +58,7 @@ PERMITTED: Final[Mapping[Role, frozenset[Permission]]] = {
             Permission.read_self,
         }
     ),
-    Role.auditor: _READS | {Permission.read_audit},
+    Role.auditor: _READS | {Permission.read_quality, Permission.read_audit},
 }
 
 OF_ALL_TENANTS: Final = frozenset({Role.admin, Role.finance, Role.auditor})
