@@ -35,6 +35,7 @@ from meterhouse.api.routes import (
     health,
     keys,
     prices,
+    reconciliation,
     rejects,
     reports,
 )
@@ -93,8 +94,8 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
     app.add_middleware(SecureHeaders)
     _install_domain_errors(app)
     for routes in (
-        admissions, events, foreign, budget_states, prices, reports, charges, comparison, exports, rejects, alerts,
-        audit, keys, health,
+        admissions, events, foreign, budget_states, prices, reports, charges, comparison, reconciliation, exports,
+        rejects, alerts, audit, keys, health,
     ):  # fmt: skip
         app.include_router(routes.router)
     check_guarded(app)

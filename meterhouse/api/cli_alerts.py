@@ -44,6 +44,7 @@ class Kind(StrEnum):
     forecast = "forecast"
     unpriced = "unpriced"
     meter_behind = "meter_behind"
+    reconciliation = "reconciliation"
 
 
 KindOption = Annotated[Kind | None, typer.Option(help="Only alerts of this kind.")]

@@ -1,7 +1,8 @@
 """An alert: news that someone should hear once. What it says, what it is called, and how it travels.
 
 A *threshold* alert says that a budget's spend reached a share of its limit; *forecast*, that it is on course to exceed
-it; *unpriced*, that a model's requests have no price; *meter_behind*, that a partition is metered late or not at all.
+it; *unpriced*, that a model's requests have no price; *meter_behind*, that a partition is metered late or not at all;
+*reconciliation*, that gateways and model nodes tell too differently of a tenant's requests.
 An alert that `resolves` another is the news that the other's reason is gone.
 
 Ids follow from what an alert is about, so however often it is raised, by however many processes, it is one alert.
@@ -18,7 +19,7 @@ from uuid import UUID, uuid5
 
 import msgspec
 
-AlertKind = Literal["threshold", "forecast", "unpriced", "meter_behind"]
+AlertKind = Literal["threshold", "forecast", "unpriced", "meter_behind", "reconciliation"]
 
 ALERT_TYPE: Final = "meterhouse.alert.v1"
 _ALERTS: Final = UUID("5b0f6b0e-6c1e-4d0b-9a53-2f8d1c7e4a90")
@@ -32,7 +33,7 @@ class Alert:
 
     id: str  # deterministic: of what it is about (`alert_id`)
     kind: AlertKind
-    subject: str  # the budget's id, `provider/model`, or the partition as `topic/number`
+    subject: str  # the budget's id, `provider/model`, the partition as `topic/number`, or a tenant
     summary: str  # a sentence for people
     created_us: int  # when it was first raised
     resolves: str | None = None  # the id of the alert whose reason is gone: all else here is as that one said it

@@ -26,6 +26,7 @@ _ALERTNAMES: Final[Mapping[AlertKind, str]] = {
     "forecast": "MeterhouseBudgetForecast",
     "unpriced": "MeterhouseUnpricedModel",
     "meter_behind": "MeterhouseMeterBehind",
+    "reconciliation": "MeterhouseReconciliation",
 }
 
 

@@ -1,0 +1,160 @@
+"""Gateways' and nodes' events brought together by request, as SQL: one pass over both tables, one row per request.
+
+`requests` has a row per (tenant, request_id): how many events either side has of it, what tokens each tells, its *time*
+(of its first event at the gateway or, without one, at a node), the provider and model that this event names, and its
+kind (`streams.reconciliation`). All events of a request are at most `grace_us` apart, so that much is read on both
+sides of the range, and a request is in the range that its time is in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from meterhouse.ingest.event import BILLED_STATUSES, REFUSED_STATUSES
+from meterhouse.streams.reconciliation import GAPS
+from meterhouse.warehouse.lake_schema import sql_text
+from meterhouse.warehouse.reports.errors import ReportError
+from meterhouse.warehouse.reports.groups import Filters, one_of
+from meterhouse.warehouse.reports.query import Condition, between
+
+FILTERS: Final = ("tenant", "provider", "model")
+"""What nodes know of a request too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Which requests, and what is known of them. Times in microseconds UTC."""
+
+    from_us: int
+    to_us: int
+    grace_us: int
+    known_until_us: int  # every event that arrived before is in the lake
+    filters: Filters = field(default_factory=dict)  # of FILTERS
+    since_us: int | None = None  # only requests from this time on, which is in the range; None: all of it
+
+    def check_filters(self) -> None:
+        """Raises ReportError on one that nodes do not know."""
+        for name in self.filters:
+            if name not in FILTERS:
+                raise ReportError(
+                    f"there is no filter {name!r} here, since nodes do not know it: use any of {', '.join(FILTERS)}"
+                )
+
+    def since(self, time_us: int) -> Reach:
+        """The same for those requests alone whose time is at or after this one, in the range."""
+        return replace(self, since_us=time_us)
+
+    def params(self) -> dict[str, Any]:
+        """Of `requests_sql`."""
+        since_us = self.from_us if self.since_us is None else self.since_us
+        return {
+            **between(since_us - self.grace_us, self.to_us + self.grace_us, "_read").params,
+            **between(self.from_us - self.grace_us, self.to_us + self.grace_us, "_told").params,
+            "from_us": self.from_us,
+            "to_us": self.to_us,
+            "settled_us": self.known_until_us - self.grace_us,
+            **self.of_tenants.params,
+        }
+
+    @property
+    def of_tenants(self) -> Condition:
+        """What both tables are cut to. A provider and a model are a request's, not an event's: its other half may name
+        another."""
+        wanted = self.filters.get("tenant")
+        return Condition() if wanted is None else one_of("tenant", "filter_tenant", wanted)
+
+    @property
+    def of_models(self) -> Condition:
+        """What requests are cut to, once they are put together."""
+        condition = Condition()
+        for name in ("provider", "model"):
+            if name in self.filters:
+                condition &= one_of(name, f"filter_{name}", self.filters[name])
+        return condition
+
+
+def _in(texts: Iterable[str]) -> str:
+    return ", ".join(map(sql_text, sorted(texts)))
+
+
+def _billable(tokens: str) -> str:
+    """What a gateway's event of another status says is what it knew when it failed."""
+    return f"CASE WHEN status IN ({_in(BILLED_STATUSES)}) THEN {tokens} ELSE 0 END"
+
+
+_INPUT: Final = "input_tokens + cache_read_tokens + cache_write_tokens"
+_OUTPUT: Final = "output_tokens + reasoning_tokens"
+
+# A time and a name in one number: the least of them is the first event's, whichever thread comes first, and DuckDB can
+# spill the aggregation of a number, as it cannot that of a text.
+_FIRST: Final = "time_us::HUGEINT * 4294967296 + name"
+_IN_RANGE: Final = "time_us >= $from_us::BIGINT AND time_us < $to_us::BIGINT"
+
+_KIND: Final = """CASE
+    WHEN at_gateway = 0 THEN 'node_only'
+    WHEN at_nodes = 0 AND gateway_input + gateway_output = 0 THEN 'no_node_needed'
+    WHEN at_nodes = 0 AND tells_tokens IS NULL THEN 'no_node_events'
+    WHEN at_nodes = 0 THEN 'gateway_only'
+    WHEN ran = 0 THEN 'refused_but_run'
+    WHEN NOT coalesce(tells_tokens, false) AND node_input + node_output = 0 THEN 'matched'
+    WHEN node_input = gateway_input AND node_output = gateway_output THEN 'matched'
+    WHEN cut_short AND node_input >= gateway_input AND node_output >= gateway_output THEN 'matched'
+    ELSE 'tokens_differ'
+END"""
+
+
+def requests_sql(reach: Reach) -> str:
+    """`WITH ... requests AS (...)`, for a SELECT behind it. Its parameters: `reach.params()`."""
+    span = (between(0, 0, "_read") & reach.of_tenants).sql
+    told = (between(0, 0, "_told") & reach.of_tenants).sql
+    return f"""WITH names AS MATERIALIZED (
+    SELECT provider, model, row_number() OVER (ORDER BY provider, model) AS name FROM (
+        SELECT DISTINCT provider, model FROM charges WHERE {span}
+        UNION SELECT DISTINCT provider, model FROM node_events WHERE {span}
+    )
+),
+told AS MATERIALIZED (
+    SELECT tenant, provider, max({_INPUT} + {_OUTPUT}) > 0 AS tells_tokens FROM node_events WHERE {told}
+    GROUP BY tenant, provider
+),
+seen AS (
+    SELECT tenant, request_id, name, epoch_us("time") AS time_us, epoch_us(arrived) AS arrived_us, false AS of_node,
+        status NOT IN ({_in(REFUSED_STATUSES)}) AS ran, status IN ('aborted', 'error') AS cut_short,
+        {_billable(_INPUT)} AS input, {_billable(_OUTPUT)} AS output, 0::BIGINT AS device_us
+    FROM charges JOIN names USING (provider, model) WHERE {span} AND request_id IS NOT NULL
+    UNION ALL
+    SELECT tenant, request_id, name, epoch_us("time"), epoch_us(arrived), true, false, false,
+        {_INPUT}, {_OUTPUT}, coalesce(accelerator_us, 0)
+    FROM node_events JOIN names USING (provider, model) WHERE {span}
+),
+together AS (
+    SELECT tenant, request_id,
+        count(*) FILTER (NOT of_node) AS at_gateway, count(*) FILTER (of_node) AS at_nodes,
+        count(*) FILTER (NOT of_node AND {_IN_RANGE}) AS gateway_in_range,
+        count(*) FILTER (of_node AND {_IN_RANGE}) AS node_in_range,
+        count(*) FILTER (ran) AS ran, bool_or(cut_short) AS cut_short,
+        coalesce(sum(input) FILTER (NOT of_node), 0) AS gateway_input,
+        coalesce(sum(output) FILTER (NOT of_node), 0) AS gateway_output,
+        coalesce(sum(input) FILTER (of_node), 0) AS node_input,
+        coalesce(sum(output) FILTER (of_node), 0) AS node_output,
+        sum(device_us) AS device_us, max(arrived_us) AS arrived_us,
+        coalesce(min({_FIRST}) FILTER (NOT of_node), min({_FIRST})) AS first
+    FROM seen GROUP BY tenant, request_id
+),
+judged AS (
+    SELECT together.*, provider, model, (first // 4294967296)::BIGINT AS time_us, {_KIND} AS kind
+    FROM together JOIN names ON name = first % 4294967296 LEFT JOIN told USING (tenant, provider)
+),
+requests AS (
+    SELECT NULL AS "key", * REPLACE (
+        CASE WHEN kind IN ({_in(GAPS)}) AND arrived_us >= $settled_us::BIGINT THEN 'pending' ELSE kind END AS kind
+    )
+    FROM judged
+    UNION ALL BY NAME
+    SELECT tenant, NULL AS request_id, "key", provider, model, epoch_us("time") AS time_us, 'no_request_id' AS kind,
+        1 AS at_gateway, 1 AS gateway_in_range, 0 AS at_nodes, 0 AS node_in_range, 0 AS device_us,
+        {_billable(_INPUT)} AS gateway_input, {_billable(_OUTPUT)} AS gateway_output, 0 AS node_input, 0 AS node_output
+    FROM charges WHERE {span} AND request_id IS NULL AND {_IN_RANGE.replace("time_us", 'epoch_us("time")')}
+)"""
