@@ -13,7 +13,7 @@ from meterhouse.warehouse.lake import Cursor
 from meterhouse.warehouse.reports.as_of import AsOf, Freshness, as_of
 from meterhouse.warehouse.reports.groups import MAX_LINES, Selection, check_lines, check_range
 from meterhouse.warehouse.reports.query import Query
-from meterhouse.warehouse.reports.reconciliation_query import Reach, requests_sql
+from meterhouse.warehouse.reports.reconciliation_query import COUNTS, HERE, Reach, kinds_sql, requests_sql
 
 Key = tuple[str, str, str]
 """Tenant, provider, model."""
@@ -114,10 +114,15 @@ _MAX_ROWS: Final = 2 * len(KINDS) * (MAX_LINES + 1)
 def _counts(reach: Reach) -> Query:
     models = reach.of_models
     where = f" WHERE {models.sql}" if models.sql else ""
+    sums = ", ".join(f"sum({name}) AS {name}" for name in ("requests", *COUNTS))
+    # Summed before kinds are looked up, as all that a kind follows from has few values.
+    summed = f"""(SELECT tenant, name, looks, recent, here, 0 AS node_input, any_tokens::BIGINT AS node_output,
+        {sums}, max(time_us) AS time_us
+    FROM (SELECT *, 1 AS requests, {HERE} AS here, node_input + node_output > 0 AS any_tokens FROM requests)
+    GROUP BY tenant, name, looks, recent, here, any_tokens)"""
     return Query(
         f"""{requests_sql(reach)}
-SELECT tenant, provider, model, kind, time_us >= $from_us::BIGINT AND time_us < $to_us::BIGINT AS here,
-    count(*), sum(at_gateway), sum(at_nodes), sum(gateway_in_range), sum(node_in_range), sum(device_us), max(time_us)
-FROM requests{where} GROUP BY ALL LIMIT {_MAX_ROWS}""",
+SELECT tenant, provider, model, kind, here, {sums}, max(time_us) FROM {kinds_sql(summed)}{where} GROUP BY ALL
+LIMIT {_MAX_ROWS}""",
         {**reach.params(), **models.params},
     )

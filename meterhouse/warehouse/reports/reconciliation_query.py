@@ -1,9 +1,10 @@
 """Gateways' and nodes' events brought together by request, as SQL: one pass over both tables, one row per request.
 
 `requests` has a row per (tenant, request_id): how many events either side has of it, what tokens each tells, its *time*
-(of its first event at the gateway or, without one, at a node), the provider and model that this event names, and its
-kind (`streams.reconciliation`). All events of a request are at most `grace_us` apart, so that much is read on both
-sides of the range, and a request is in the range that its time is in.
+(of its first event at the gateway or, without one, at a node), the provider and model that this event names, and what
+it *looks* like by itself; what nodes tell of others makes that its kind (`streams.reconciliation`). All events of a
+request are at most `grace_us` apart, so that much is read on both sides of the range, and a request is in the range
+that its time is in.
 """
 
 from __future__ import annotations
@@ -75,34 +76,51 @@ class Reach:
         return condition
 
 
-def _in(texts: Iterable[str]) -> str:
+def texts_sql(texts: Iterable[str]) -> str:
+    """Texts as a list of SQL literals."""
     return ", ".join(map(sql_text, sorted(texts)))
 
 
 def _billable(tokens: str) -> str:
     """What a gateway's event of another status says is what it knew when it failed."""
-    return f"CASE WHEN status IN ({_in(BILLED_STATUSES)}) THEN {tokens} ELSE 0 END"
+    return f"CASE WHEN status IN ({texts_sql(BILLED_STATUSES)}) THEN {tokens} ELSE 0 END"
 
 
 _INPUT: Final = "input_tokens + cache_read_tokens + cache_write_tokens"
 _OUTPUT: Final = "output_tokens + reasoning_tokens"
 
-# A time and a name in one number: the least of them is the first event's, whichever thread comes first, and DuckDB can
-# spill the aggregation of a number, as it cannot that of a text.
-_FIRST: Final = "time_us::HUGEINT * 4294967296 + name"
-_IN_RANGE: Final = "time_us >= $from_us::BIGINT AND time_us < $to_us::BIGINT"
+# Side, time and name in one number: the least of them is the first event's, a gateway's if there is one. It is shifted,
+# since a division of each would cost more than all else.
+_FIRST: Final = "(of_node::HUGEINT << 100) + (time_us::HUGEINT << 32) + name"
+_FIRST_US: Final = "((first >> 32) & 18446744073709551615)::BIGINT"
+_FIRST_NAME: Final = "(first & 4294967295)::BIGINT"
+HERE: Final = "time_us >= $from_us::BIGINT AND time_us < $to_us::BIGINT"
+"""Whether a row's time is in the range."""
 
-_KIND: Final = """CASE
+_LOOKS: Final = """CASE
     WHEN at_gateway = 0 THEN 'node_only'
     WHEN at_nodes = 0 AND gateway_input + gateway_output = 0 THEN 'no_node_needed'
-    WHEN at_nodes = 0 AND tells_tokens IS NULL THEN 'no_node_events'
     WHEN at_nodes = 0 THEN 'gateway_only'
     WHEN ran = 0 THEN 'refused_but_run'
-    WHEN NOT coalesce(tells_tokens, false) AND node_input + node_output = 0 THEN 'matched'
     WHEN node_input = gateway_input AND node_output = gateway_output THEN 'matched'
     WHEN cut_short AND node_input >= gateway_input AND node_output >= gateway_output THEN 'matched'
     ELSE 'tokens_differ'
 END"""
+_KIND: Final = f"""CASE
+    WHEN looks = 'gateway_only' AND tells_tokens IS NULL THEN 'no_node_events'
+    WHEN looks = 'tokens_differ' AND node_input + node_output = 0 AND NOT coalesce(tells_tokens, false) THEN 'matched'
+    WHEN looks IN ({texts_sql(GAPS)}) AND recent THEN 'pending'
+    ELSE looks
+END"""
+COUNTS: Final = ("at_gateway", "at_nodes", "gateway_in_range", "node_in_range", "device_us")
+"""Of a row of `requests`: numbers that may be added up."""
+
+
+def kinds_sql(rows: str) -> str:
+    """Rows of `requests`, or of sums of them, with their provider, model and kind: a relation. The sums are by tenant,
+    name, looks, recent, and whether there are tokens at the nodes: a kind follows from these and from what nodes tell
+    of others."""
+    return f"(SELECT *, {_KIND} AS kind FROM {rows} JOIN names USING (name) LEFT JOIN told USING (tenant, provider))"
 
 
 def requests_sql(reach: Reach) -> str:
@@ -121,7 +139,7 @@ told AS MATERIALIZED (
 ),
 seen AS (
     SELECT tenant, request_id, name, epoch_us("time") AS time_us, epoch_us(arrived) AS arrived_us, false AS of_node,
-        status NOT IN ({_in(REFUSED_STATUSES)}) AS ran, status IN ('aborted', 'error') AS cut_short,
+        status NOT IN ({texts_sql(REFUSED_STATUSES)}) AS ran, status IN ('aborted', 'error') AS cut_short,
         {_billable(_INPUT)} AS input, {_billable(_OUTPUT)} AS output, 0::BIGINT AS device_us
     FROM charges JOIN names USING (provider, model) WHERE {span} AND request_id IS NOT NULL
     UNION ALL
@@ -132,29 +150,22 @@ seen AS (
 together AS (
     SELECT tenant, request_id,
         count(*) FILTER (NOT of_node) AS at_gateway, count(*) FILTER (of_node) AS at_nodes,
-        count(*) FILTER (NOT of_node AND {_IN_RANGE}) AS gateway_in_range,
-        count(*) FILTER (of_node AND {_IN_RANGE}) AS node_in_range,
+        count(*) FILTER (NOT of_node AND {HERE}) AS gateway_in_range,
+        count(*) FILTER (of_node AND {HERE}) AS node_in_range,
         count(*) FILTER (ran) AS ran, bool_or(cut_short) AS cut_short,
         coalesce(sum(input) FILTER (NOT of_node), 0) AS gateway_input,
         coalesce(sum(output) FILTER (NOT of_node), 0) AS gateway_output,
         coalesce(sum(input) FILTER (of_node), 0) AS node_input,
         coalesce(sum(output) FILTER (of_node), 0) AS node_output,
-        sum(device_us) AS device_us, max(arrived_us) AS arrived_us,
-        coalesce(min({_FIRST}) FILTER (NOT of_node), min({_FIRST})) AS first
+        sum(device_us) AS device_us, max(arrived_us) >= $settled_us::BIGINT AS recent, min({_FIRST}) AS first
     FROM seen GROUP BY tenant, request_id
 ),
-judged AS (
-    SELECT together.*, provider, model, (first // 4294967296)::BIGINT AS time_us, {_KIND} AS kind
-    FROM together JOIN names ON name = first % 4294967296 LEFT JOIN told USING (tenant, provider)
-),
 requests AS (
-    SELECT NULL AS "key", * REPLACE (
-        CASE WHEN kind IN ({_in(GAPS)}) AND arrived_us >= $settled_us::BIGINT THEN 'pending' ELSE kind END AS kind
-    )
-    FROM judged
+    SELECT NULL AS "key", *, {_FIRST_US} AS time_us, {_FIRST_NAME} AS name, {_LOOKS} AS looks FROM together
     UNION ALL BY NAME
-    SELECT tenant, NULL AS request_id, "key", provider, model, epoch_us("time") AS time_us, 'no_request_id' AS kind,
-        1 AS at_gateway, 1 AS gateway_in_range, 0 AS at_nodes, 0 AS node_in_range, 0 AS device_us,
+    SELECT tenant, NULL AS request_id, "key", name, epoch_us("time") AS time_us, 'no_request_id' AS looks,
+        false AS recent, 1 AS at_gateway, 1 AS gateway_in_range, 0 AS at_nodes, 0 AS node_in_range, 0 AS device_us,
         {_billable(_INPUT)} AS gateway_input, {_billable(_OUTPUT)} AS gateway_output, 0 AS node_input, 0 AS node_output
-    FROM charges WHERE {span} AND request_id IS NULL AND {_IN_RANGE.replace("time_us", 'epoch_us("time")')}
+    FROM charges JOIN names USING (provider, model)
+    WHERE {span} AND request_id IS NULL AND {HERE.replace("time_us", 'epoch_us("time")')}
 )"""

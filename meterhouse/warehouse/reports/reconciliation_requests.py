@@ -17,7 +17,7 @@ from meterhouse.warehouse.reports.groups import Selection
 from meterhouse.warehouse.reports.places import rows_sql
 from meterhouse.warehouse.reports.query import Condition, Query, between
 from meterhouse.warehouse.reports.reconciliation import reach_of
-from meterhouse.warehouse.reports.reconciliation_query import Reach, requests_sql
+from meterhouse.warehouse.reports.reconciliation_query import HERE, Reach, kinds_sql, requests_sql, texts_sql
 
 MAX_EVENTS: Final = 10
 """Events of one side that are named of a request: it may have been tried for hours."""
@@ -106,11 +106,10 @@ _ID: Final = "md5_number(tenant || chr(0) || who)"
 def _requests(reach: Reach, wanted: WantedRequests) -> Query:
     """One row more than the page has, to know whether there is another."""
     kinds = GAPS if wanted.kind is None else (wanted.kind,)
-    condition = Condition(
-        "list_contains($kinds::VARCHAR[], kind) AND time_us >= $from_us::BIGINT AND time_us < $to_us::BIGINT",
-        {"kinds": list(kinds)},
-    )
+    condition = Condition(f"list_contains($kinds::VARCHAR[], kind) AND {HERE}", {"kinds": list(kinds)})
     condition &= reach.of_models
+    # What looks like no gap is none, and need not be looked up.
+    looking = "requests" if set(kinds) - {*GAPS, "pending"} else f"(FROM requests WHERE looks IN ({texts_sql(GAPS)}))"
     if wanted.after is not None:
         after = {"after_us": wanted.after.time_us, "after_id": str(wanted.after.id)}
         condition &= Condition(f"(time_us, {_ID}) > ($after_us::BIGINT, $after_id::UHUGEINT)", after)
@@ -119,7 +118,7 @@ def _requests(reach: Reach, wanted: WantedRequests) -> Query:
         f"""{requests_sql(reach)}
 SELECT time_us, {_ID} AS id, kind, tenant, request_id, who, provider, model,
     at_gateway, gateway_input, gateway_output, at_nodes, node_input, node_output, device_us
-FROM (SELECT *, {_WHO} AS who FROM requests) WHERE {condition.sql}
+FROM (SELECT *, {_WHO} AS who FROM {kinds_sql(looking)}) WHERE {condition.sql}
 ORDER BY time_us, id LIMIT $page::BIGINT""",
         {**reach.params(), **condition.params, "page": wanted.limit + 1},
     )
