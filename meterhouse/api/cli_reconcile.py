@@ -46,7 +46,7 @@ class RequestKind(StrEnum):
 
 _LESS_TOLD = (
     "pending", "no_request_id", "refused_but_run", "device s without request", "no_node_events", "no_node_needed",
-    "tokens_differ", "node_only",
+    "tokens_differ", "node_only", "gateway_only",
 )  # fmt: skip
 _LESS_TOLD_REQUESTS = ("places", "device us", "nodes", "statuses", "provider")
 

@@ -1,4 +1,4 @@
-"""Gateways' and nodes' events brought together by request, as SQL: one pass over both tables, one row per request.
+"""Gateways' and nodes' events brought together by request, as SQL: each side summed up by request, then joined.
 
 `requests` has a row per (tenant, request_id): how many events either side has of it, what tokens each tells, its *time*
 (of its first event at the gateway or, without one, at a node), the provider and model that this event names, and what
@@ -89,10 +89,10 @@ def _billable(tokens: str) -> str:
 _INPUT: Final = "input_tokens + cache_read_tokens + cache_write_tokens"
 _OUTPUT: Final = "output_tokens + reasoning_tokens"
 
-# Side, time and name in one number: the least of them is the first event's, a gateway's if there is one. It is shifted,
-# since a division of each would cost more than all else.
-_FIRST: Final = "(of_node::HUGEINT << 100) + (time_us::HUGEINT << 32) + name"
-_FIRST_US: Final = "((first >> 32) & 18446744073709551615)::BIGINT"
+# Time and name in one number: the least of them is the first event's. It is shifted, since a division of each would
+# cost more than all else.
+_FIRST: Final = "(time_us::HUGEINT << 32) + name"
+_FIRST_US: Final = "(first >> 32)::BIGINT"
 _FIRST_NAME: Final = "(first & 4294967295)::BIGINT"
 HERE: Final = "time_us >= $from_us::BIGINT AND time_us < $to_us::BIGINT"
 """Whether a row's time is in the range."""
@@ -137,28 +137,30 @@ told AS MATERIALIZED (
     SELECT tenant, provider, max({_INPUT} + {_OUTPUT}) > 0 AS tells_tokens FROM node_events WHERE {told}
     GROUP BY tenant, provider
 ),
-seen AS (
-    SELECT tenant, request_id, name, epoch_us("time") AS time_us, epoch_us(arrived) AS arrived_us, false AS of_node,
-        status NOT IN ({texts_sql(REFUSED_STATUSES)}) AS ran, status IN ('aborted', 'error') AS cut_short,
-        {_billable(_INPUT)} AS input, {_billable(_OUTPUT)} AS output, 0::BIGINT AS device_us
-    FROM charges JOIN names USING (provider, model) WHERE {span} AND request_id IS NOT NULL
-    UNION ALL
-    SELECT tenant, request_id, name, epoch_us("time"), epoch_us(arrived), true, false, false,
-        {_INPUT}, {_OUTPUT}, coalesce(accelerator_us, 0)
-    FROM node_events JOIN names USING (provider, model) WHERE {span}
+gateways AS (
+    SELECT tenant, request_id, count(*) AS events, count(*) FILTER ({HERE}) AS in_range, sum(input) AS input,
+        sum(output) AS output, count(*) FILTER (status NOT IN ({texts_sql(REFUSED_STATUSES)})) AS ran,
+        bool_or(status IN ('aborted', 'error')) AS cut_short, max(arrived) AS arrived, min({_FIRST}) AS first
+    FROM (
+        SELECT *, epoch_us("time") AS time_us, {_billable(_INPUT)} AS input, {_billable(_OUTPUT)} AS output
+        FROM charges JOIN names USING (provider, model) WHERE {span} AND request_id IS NOT NULL
+    ) GROUP BY tenant, request_id
+),
+nodes AS (
+    SELECT tenant, request_id, count(*) AS events, count(*) FILTER ({HERE}) AS in_range, sum({_INPUT}) AS input,
+        sum({_OUTPUT}) AS output, sum(coalesce(accelerator_us, 0)) AS device_us, max(arrived) AS arrived,
+        min({_FIRST}) AS first
+    FROM (SELECT *, epoch_us("time") AS time_us FROM node_events JOIN names USING (provider, model) WHERE {span})
+    GROUP BY tenant, request_id
 ),
 together AS (
-    SELECT tenant, request_id,
-        count(*) FILTER (NOT of_node) AS at_gateway, count(*) FILTER (of_node) AS at_nodes,
-        count(*) FILTER (NOT of_node AND {HERE}) AS gateway_in_range,
-        count(*) FILTER (of_node AND {HERE}) AS node_in_range,
-        count(*) FILTER (ran) AS ran, bool_or(cut_short) AS cut_short,
-        coalesce(sum(input) FILTER (NOT of_node), 0) AS gateway_input,
-        coalesce(sum(output) FILTER (NOT of_node), 0) AS gateway_output,
-        coalesce(sum(input) FILTER (of_node), 0) AS node_input,
-        coalesce(sum(output) FILTER (of_node), 0) AS node_output,
-        sum(device_us) AS device_us, max(arrived_us) >= $settled_us::BIGINT AS recent, min({_FIRST}) AS first
-    FROM seen GROUP BY tenant, request_id
+    SELECT tenant, request_id, coalesce(g.events, 0) AS at_gateway, coalesce(n.events, 0) AS at_nodes,
+        coalesce(g.in_range, 0) AS gateway_in_range, coalesce(n.in_range, 0) AS node_in_range, ran, cut_short,
+        coalesce(g.input, 0) AS gateway_input, coalesce(g.output, 0) AS gateway_output,
+        coalesce(n.input, 0) AS node_input, coalesce(n.output, 0) AS node_output,
+        coalesce(device_us, 0) AS device_us, coalesce(g.first, n.first) AS first,
+        epoch_us(greatest(g.arrived, n.arrived)) >= $settled_us::BIGINT AS recent
+    FROM gateways g FULL JOIN nodes n USING (tenant, request_id)
 ),
 requests AS (
     SELECT NULL AS "key", *, {_FIRST_US} AS time_us, {_FIRST_NAME} AS name, {_LOOKS} AS looks FROM together
