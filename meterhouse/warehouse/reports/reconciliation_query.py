@@ -116,6 +116,38 @@ COUNTS: Final = ("at_gateway", "at_nodes", "gateway_in_range", "node_in_range", 
 """Of a row of `requests`: numbers that may be added up."""
 
 
+_TOGETHER: Final = """
+SELECT tenant, request_id, coalesce(g.events, 0) AS at_gateway, coalesce(n.events, 0) AS at_nodes,
+    coalesce(g.in_range, 0) AS gateway_in_range, coalesce(n.in_range, 0) AS node_in_range, ran, cut_short,
+    coalesce(g.input, 0) AS gateway_input, coalesce(g.output, 0) AS gateway_output,
+    coalesce(n.input, 0) AS node_input, coalesce(n.output, 0) AS node_output,
+    coalesce(device_us, 0) AS device_us, coalesce(g.first, n.first) AS first,
+    epoch_us(greatest(g.arrived, n.arrived)) >= $settled_us::BIGINT AS recent
+FROM gateways g FULL JOIN nodes n USING (tenant, request_id)"""
+
+
+def _gateways_sql(span: str) -> str:
+    """Requests as gateways tell of them."""
+    return f"""
+SELECT tenant, request_id, count(*) AS events, count(*) FILTER ({HERE}) AS in_range, sum(input) AS input,
+    sum(output) AS output, count(*) FILTER (status NOT IN ({texts_sql(REFUSED_STATUSES)})) AS ran,
+    bool_or(status IN ('aborted', 'error')) AS cut_short, max(arrived) AS arrived, min({_FIRST}) AS first
+FROM (
+    SELECT *, epoch_us("time") AS time_us, {_billable(_INPUT)} AS input, {_billable(_OUTPUT)} AS output
+    FROM charges JOIN names USING (provider, model) WHERE {span} AND request_id IS NOT NULL
+) GROUP BY tenant, request_id"""
+
+
+def _nodes_sql(span: str) -> str:
+    """Requests as nodes tell of them."""
+    return f"""
+SELECT tenant, request_id, count(*) AS events, count(*) FILTER ({HERE}) AS in_range, sum({_INPUT}) AS input,
+    sum({_OUTPUT}) AS output, sum(coalesce(accelerator_us, 0)) AS device_us, max(arrived) AS arrived,
+    min({_FIRST}) AS first
+FROM (SELECT *, epoch_us("time") AS time_us FROM node_events JOIN names USING (provider, model) WHERE {span})
+GROUP BY tenant, request_id"""
+
+
 def kinds_sql(rows: str) -> str:
     """Rows of `requests`, or of sums of them, with their provider, model and kind: a relation. The sums are by tenant,
     name, looks, recent, and whether there are tokens at the nodes: a kind follows from these and from what nodes tell
@@ -137,31 +169,9 @@ told AS MATERIALIZED (
     SELECT tenant, provider, max({_INPUT} + {_OUTPUT}) > 0 AS tells_tokens FROM node_events WHERE {told}
     GROUP BY tenant, provider
 ),
-gateways AS (
-    SELECT tenant, request_id, count(*) AS events, count(*) FILTER ({HERE}) AS in_range, sum(input) AS input,
-        sum(output) AS output, count(*) FILTER (status NOT IN ({texts_sql(REFUSED_STATUSES)})) AS ran,
-        bool_or(status IN ('aborted', 'error')) AS cut_short, max(arrived) AS arrived, min({_FIRST}) AS first
-    FROM (
-        SELECT *, epoch_us("time") AS time_us, {_billable(_INPUT)} AS input, {_billable(_OUTPUT)} AS output
-        FROM charges JOIN names USING (provider, model) WHERE {span} AND request_id IS NOT NULL
-    ) GROUP BY tenant, request_id
-),
-nodes AS (
-    SELECT tenant, request_id, count(*) AS events, count(*) FILTER ({HERE}) AS in_range, sum({_INPUT}) AS input,
-        sum({_OUTPUT}) AS output, sum(coalesce(accelerator_us, 0)) AS device_us, max(arrived) AS arrived,
-        min({_FIRST}) AS first
-    FROM (SELECT *, epoch_us("time") AS time_us FROM node_events JOIN names USING (provider, model) WHERE {span})
-    GROUP BY tenant, request_id
-),
-together AS (
-    SELECT tenant, request_id, coalesce(g.events, 0) AS at_gateway, coalesce(n.events, 0) AS at_nodes,
-        coalesce(g.in_range, 0) AS gateway_in_range, coalesce(n.in_range, 0) AS node_in_range, ran, cut_short,
-        coalesce(g.input, 0) AS gateway_input, coalesce(g.output, 0) AS gateway_output,
-        coalesce(n.input, 0) AS node_input, coalesce(n.output, 0) AS node_output,
-        coalesce(device_us, 0) AS device_us, coalesce(g.first, n.first) AS first,
-        epoch_us(greatest(g.arrived, n.arrived)) >= $settled_us::BIGINT AS recent
-    FROM gateways g FULL JOIN nodes n USING (tenant, request_id)
-),
+gateways AS ({_gateways_sql(span)}),
+nodes AS ({_nodes_sql(span)}),
+together AS ({_TOGETHER}),
 requests AS (
     SELECT NULL AS "key", *, {_FIRST_US} AS time_us, {_FIRST_NAME} AS name, {_LOOKS} AS looks FROM together
     UNION ALL BY NAME
