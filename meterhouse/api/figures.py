@@ -213,10 +213,9 @@ class Reports:
 
     def reconciliation(self, span: Span, filters: Filters) -> Json:
         """Of tenants that are seen whole: nodes do not know applications, so of a part of one nothing could be told."""
-        fresh = self.freshness()
-        selection = Selection(*span.or_month(fresh.read_at_us), filters)
-        books = SeenBooks(self._house.lake, self._view.only_whole())
-        return reconciliation_json(reconciliation(books, selection, self._house.settings.reconciliation, fresh))
+        with self.seen_by(self._view.only_whole())._reading() as (books, fresh):
+            selection = Selection(*span.or_month(fresh.read_at_us), filters)
+            return reconciliation_json(reconciliation(books, selection, self._house.settings.reconciliation, fresh))
 
     def reconciled_requests(self, span: Span, filters: Filters, kind: str | None, page: Page) -> Json:
         """A page of the requests behind `reconciliation`: of one kind, or all gaps."""
