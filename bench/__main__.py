@@ -15,6 +15,7 @@ BENCHES = (
     "chain",
     "chargeback",
     "export",
+    "reconciliation",
     "memory",
     "dedupe",
     "admit",

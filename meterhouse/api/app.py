@@ -36,6 +36,7 @@ from meterhouse.api.routes import (
     keys,
     prices,
     quality,
+    reconciliation,
     rejects,
     reports,
 )
@@ -95,8 +96,8 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
     app.add_middleware(SecureHeaders)
     _install_domain_errors(app)
     for routes in (
-        admissions, events, foreign, budget_states, prices, reports, charges, comparison, exports, rejects, alerts,
-        quality, audit, keys, health,
+        admissions, events, foreign, budget_states, prices, reports, charges, comparison, reconciliation, exports,
+        rejects, alerts, quality, audit, keys, health,
     ):  # fmt: skip
         app.include_router(routes.router)
     check_guarded(app)

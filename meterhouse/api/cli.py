@@ -18,6 +18,7 @@ from meterhouse.api import (
     cli_feed,
     cli_keys,
     cli_quality,
+    cli_reconcile,
     cli_rejects,
     cli_reports,
     cli_topics,
@@ -57,7 +58,7 @@ def settings(
 
 GROUPS = (
     cli_demo, cli_work, cli_workers, cli_feed, cli_reports, cli_charges, cli_comparison,
-    cli_export, cli_quality, cli_alerts, cli_rejects, cli_audit,
+    cli_reconcile, cli_export, cli_quality, cli_alerts, cli_rejects, cli_audit,
     cli_topics, cli_keys,
 )  # fmt: skip
 for group in GROUPS:

@@ -45,6 +45,7 @@ class Kind(StrEnum):
     unpriced = "unpriced"
     meter_behind = "meter_behind"
     quality = "quality"
+    reconciliation = "reconciliation"
 
 
 KindOption = Annotated[Kind | None, typer.Option(help="Only alerts of this kind.")]

@@ -34,6 +34,9 @@ from meterhouse.warehouse.reports.focus_query import BillingAccount, FocusQuery
 from meterhouse.warehouse.reports.forecasts import forecasts
 from meterhouse.warehouse.reports.groups import Filters, Selection
 from meterhouse.warehouse.reports.org_tree import org_tree
+from meterhouse.warehouse.reports.reconciliation import reconciliation
+from meterhouse.warehouse.reports.reconciliation_json import reconciled_requests_json, reconciliation_json
+from meterhouse.warehouse.reports.reconciliation_requests import RequestPlace, WantedRequests, reconciled_requests
 from meterhouse.warehouse.reports.rejects import Place, RejectFilter, RejectLine, Rejects, rejects
 from meterhouse.warehouse.reports.slo import slo
 from meterhouse.warehouse.reports.to_json import charge_json, rfc3339, to_json
@@ -207,6 +210,27 @@ class Reports:
             selection = Selection(*span.or_month(fresh.read_at_us), filters)
             snapshot = self._with_every_card()
             return forecasts_json(forecasts(books, snapshot, selection, group_by, fresh.read_at_us, fresh))
+
+    def reconciliation(self, span: Span, filters: Filters) -> Json:
+        """Of tenants that are seen whole: nodes do not know applications, so of a part of one nothing could be told."""
+        with self.seen_by(self._view.only_whole())._reading() as (books, fresh):
+            selection = Selection(*span.or_month(fresh.read_at_us), filters)
+            return reconciliation_json(reconciliation(books, selection, self._house.settings.reconciliation, fresh))
+
+    def reconciled_requests(self, span: Span, filters: Filters, kind: str | None, page: Page) -> Json:
+        """A page of the requests behind `reconciliation`: of one kind, or all gaps."""
+        terms = self._house.settings.reconciliation
+
+        def read(at: Standing) -> tuple[Json, Reached | None]:
+            selection = Selection(*span.or_month(at.freshness.read_at_us), filters)
+            after = RequestPlace(*at.after) if at.after else None
+            report = reconciled_requests(
+                at.books, WantedRequests(selection, kind, after, at.limit), terms, at.freshness
+            )
+            return reconciled_requests_json(report), report.next
+
+        asked = self._asked(f"reconciled requests {kind}", span, filters)
+        return self._pages.page(asked, page, self._view.only_whole(), self.freshness, read)
 
     def rejects(self, matching: RejectFilter, after: str | None, limit: int, *, resolved: bool = False) -> Json:
         """A page of `limit` rejects, each with what was done about it; those that are done with only if `resolved`."""

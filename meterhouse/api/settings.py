@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from decimal import Decimal
 from pathlib import Path
 from typing import Final, Literal, Self
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from pydantic import Field, FilePath, SecretStr, ValidationError, field_validato
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from meterhouse.api.auth.caller import Family
+from meterhouse.streams.reconciliation import Limits, Terms
 
 _S3_PREFIX: Final = "METERHOUSE_S3_"
 _CLIENT_OPTIONS: Final = ("security.", "sasl.", "ssl.", "enable.ssl.", "https.ca.", "socket.", "broker.", "client.")
@@ -82,6 +84,14 @@ class Settings(BaseSettings):
     )
     meter_stuck_s: float = Field(60.0, ge=1, description="a partition that does not move on for so long is news")
     meter_behind_s: float = Field(300.0, ge=1, description="so is one whose oldest unmetered record is so old")
+    reconcile_grace_s: int = Field(
+        3_600, ge=0, le=86_400, description="how far apart, and how late, events of one request may be"
+    )
+    reconcile_share: Decimal | None = Field(
+        Decimal("0.01"), ge=0, le=1, description="more of a tenant's requests than this do not reconcile: exceeded"
+    )
+    reconcile_requests: int | None = Field(None, ge=0, description="so are more of them than this")
+    reconcile_device_s: int | None = Field(None, ge=0, description="so is more device time without a request")
     alertmanager_url: str | None = Field(None, description="http(s):// of an Alertmanager that alerts are posted to")
     apprise_urls: SecretStr | None = Field(
         None, description="addresses of services that Apprise reaches, blanks between them; alerts go to each"
@@ -216,6 +226,12 @@ class Settings(BaseSettings):
     def rates(self) -> dict[str, int]:
         """What `rate_per_minute` says, with the default where it says nothing."""
         return parse_rates(RATES) | parse_rates(self.rate_per_minute)
+
+    @property
+    def reconciliation(self) -> Terms:
+        """What `reconcile_*` say."""
+        limits = Limits(self.reconcile_share, self.reconcile_requests, self.reconcile_device_s)
+        return Terms(limits, self.reconcile_grace_s * 1_000_000)
 
     def connections(self) -> str:
         """What this process is connected to, in two lines without secrets: log and control data, then the lake."""

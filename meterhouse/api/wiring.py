@@ -285,7 +285,9 @@ class House:
             self._steady_snapshot,
             self.outbox,
             now_us,
-            LookoutSettings(settings.lookout_every_s, settings.meter_stuck_s, settings.meter_behind_s),
+            LookoutSettings(
+                settings.lookout_every_s, settings.meter_stuck_s, settings.meter_behind_s, settings.reconciliation
+            ),
         )
 
     @cached_property

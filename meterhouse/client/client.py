@@ -12,7 +12,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from meterhouse.client import charge_shapes, key_shapes, quality_shapes, shapes
+from meterhouse.client import charge_shapes, key_shapes, quality_shapes, reconciliation_shapes, shapes
 from meterhouse.client.errors import BadAnswer, TooLarge
 from meterhouse.client.retries import Patience
 from meterhouse.client.transport import Call, Params, Surroundings, Transport
@@ -203,6 +203,24 @@ class Meterhouse:
     def budgets(self, from_: When | None = None, to: When | None = None) -> shapes.Budgets:
         """Each budget's current window, or all its windows in a range."""
         return self._get("/v1/budgets", _range(from_, to), shapes.Budgets)
+
+    def reconciliation(
+        self, from_: When | None = None, to: When | None = None, *, where: Filters | None = None
+    ) -> reconciliation_shapes.Reconciliation:
+        """What gateways and model nodes say of the same requests, by kind."""
+        return self._get("/v1/reconciliation", _report(from_, to, (), where), reconciliation_shapes.Reconciliation)
+
+    def reconciled_requests(
+        self,
+        from_: When | None = None,
+        to: When | None = None,
+        *,
+        kind: str | None = None,
+        where: Filters | None = None,
+    ) -> Iterator[reconciliation_shapes.ReconciledRequest]:
+        """The requests of one kind, or all gaps, the oldest first, fetched as they are asked for."""
+        params, page = {**_report(from_, to, (), where), "kind": kind}, reconciliation_shapes.ReconciledRequestPage
+        return self._pages("/v1/reconciliation/requests", params, page, lambda page: page.requests)
 
     def rejects(
         self,

@@ -2,6 +2,7 @@
 
 A *threshold* alert says that a budget's spend reached a share of its limit; *forecast*, that it is on course to exceed
 it; *unpriced*, that a model's requests have no price; *meter_behind*, that a partition is metered late or not at all;
+*reconciliation*, that gateways and model nodes tell too differently of a tenant's requests;
 *quality*, that a check of the data fails.
 An alert that `resolves` another is the news that the other's reason is gone.
 
@@ -19,7 +20,7 @@ from uuid import UUID, uuid5
 
 import msgspec
 
-AlertKind = Literal["threshold", "forecast", "unpriced", "meter_behind", "quality"]
+AlertKind = Literal["threshold", "forecast", "unpriced", "meter_behind", "reconciliation", "quality"]
 
 ALERT_TYPE: Final = "meterhouse.alert.v1"
 _ALERTS: Final = UUID("5b0f6b0e-6c1e-4d0b-9a53-2f8d1c7e4a90")
@@ -33,7 +34,7 @@ class Alert:
 
     id: str  # deterministic: of what it is about (`alert_id`)
     kind: AlertKind
-    subject: str  # the budget's id, `provider/model`, the partition as `topic/number`, or `suite/check`
+    subject: str  # the budget's id, `provider/model`, the partition as `topic/number`, a tenant, or `suite/check`
     summary: str  # a sentence for people
     created_us: int  # when it was first raised
     resolves: str | None = None  # the id of the alert whose reason is gone: all else here is as that one said it

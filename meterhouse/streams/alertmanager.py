@@ -27,6 +27,7 @@ _ALERTNAMES: Final[Mapping[AlertKind, str]] = {
     "unpriced": "MeterhouseUnpricedModel",
     "meter_behind": "MeterhouseMeterBehind",
     "quality": "MeterhouseDataQuality",
+    "reconciliation": "MeterhouseReconciliation",
 }
 
 

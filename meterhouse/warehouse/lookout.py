@@ -1,7 +1,8 @@
 """The lookout: looks at lake and log every half minute, and raises what is news although no threshold was crossed.
 
 *Forecast*: a budget is on course to exceed. *Unpriced*: requests come in for which there is no price. *Meter behind*: a
-partition is metered late or not at all. Any number of lookouts may run: ids follow from what began, and what is open
+partition is metered late or not at all. *Reconciliation*: gateways and model nodes tell too differently of a tenant's
+requests. Any number of lookouts may run: ids follow from what began, and what is open
 already is not raised again. When the reason is gone the alert is resolved.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -34,17 +35,23 @@ from meterhouse.streams.lookout_rules import (
     unpriced_alerts,
     unpriced_is_over,
 )
+from meterhouse.streams.reconciliation import Terms, reconciliation_alerts, reconciliation_is_over
 from meterhouse.warehouse.control import ControlUnavailable
 from meterhouse.warehouse.lake import Lake, LakeError, LakeMissing
-from meterhouse.warehouse.reports.as_of import Positions, positions_of
+from meterhouse.warehouse.reports.as_of import Freshness, Positions, as_of, positions_of
 from meterhouse.warehouse.reports.budget_days import BudgetDays, budget_days
+from meterhouse.warehouse.reports.groups import Selection
 from meterhouse.warehouse.reports.query import DAY_US
+from meterhouse.warehouse.reports.reconciliation import by_tenant, counted_lines, reach_of
 from meterhouse.warehouse.reports.unpriced import unpriced_days
 
 UNPRICED_DAYS: Final = 35
 """How far back a look goes: as far as events may be late. What is older was news when it came."""
 FORECAST_EVERY_US: Final = 300 * 1_000_000
 """Eight weeks of roll-ups are read for it, and half a minute changes no forecast. New control data does, at once."""
+RECONCILED_US: Final = DAY_US
+RECONCILE_EVERY_US: Final = 900 * 1_000_000
+"""All requests of a day are put together for it, and one that lacks its other half is given an hour anyway."""
 MAX_OPEN: Final = 1_000
 """Open alerts of one kind: more than anyone reads, and model names are the sender's free text."""
 MAX_BACKOFF: Final = 4
@@ -57,11 +64,13 @@ _log = structlog.get_logger("meterhouse.lookout")
 
 @dataclass(frozen=True, slots=True)
 class LookoutSettings:
-    """Seconds. `stuck_s`: a partition that does not move on with records waiting; `behind_s`: the age of the first."""
+    """Seconds. `stuck_s`: a partition that does not move on with records waiting; `behind_s`: the age of the first.
+    `reconciliation`: how the last day's requests are reconciled, and what is too much."""
 
     every_s: float = 30.0
     stuck_s: float = 60.0
     behind_s: float = 300.0
+    reconciliation: Terms = field(default_factory=Terms)
 
     @property
     def patience(self) -> Patience:
@@ -88,6 +97,7 @@ class Lookout:
         self._positions: Positions | None = None
         self._standing: dict[int, Standing] = {}
         self._forecast_at: tuple[int, int] | None = None  # control version and time of the last forecasts
+        self._reconciled_at_us: int | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Looks until `stop` is set, less often while what it needs is away."""
@@ -116,6 +126,9 @@ class Lookout:
         if self._forecast_is_due(snapshot, now_us):
             self._look_at_budgets(lake, snapshot, now_us)
             self._forecast_at = snapshot.version, now_us
+        if self._reconciled_at_us is None or now_us - self._reconciled_at_us >= RECONCILE_EVERY_US:
+            self._look_at_requests(lake, now_us)
+            self._reconciled_at_us = now_us
         self._look_at_meters(lake, now_us)
 
     # -- prices ----------------------------------------------------------------------------------------------------
@@ -151,6 +164,17 @@ class Lookout:
             return forecast_is_over(alert, budgets.get(alert.subject), window, ahead)
 
         self._tell("forecast", found, over, now_us)
+
+    # -- requests --------------------------------------------------------------------------------------------------
+
+    def _look_at_requests(self, lake: Lake, now_us: int) -> None:
+        terms, ends = self._settings.reconciliation, self._log().end_offsets(USAGE_EVENTS)
+        with lake.read() as cursor:
+            told = as_of(lake, cursor, Freshness(now_us, ends))
+            lines, *_ = counted_lines(cursor, reach_of(Selection(now_us - RECONCILED_US, now_us), terms, told))
+        tenants = by_tenant(lines)
+        found = reconciliation_alerts(tenants, terms, now_us)
+        self._tell("reconciliation", found, lambda alert: reconciliation_is_over(alert, tenants, terms), now_us)
 
     # -- meters ----------------------------------------------------------------------------------------------------
 

@@ -39,6 +39,10 @@ class View:
         """Tenants of which everything is seen; None: all."""
         return None if self.grants is None else frozenset(g.tenant for g in self.grants if g.application is None)
 
+    def only_whole(self) -> View:
+        """The tenants that are seen whole, and nothing of others: for what cannot be told by application."""
+        return self if self.grants is None else View(tuple(g for g in self.grants if g.application is None))
+
     def sees(self, tenant: str, application: str | None = None) -> bool:
         """Whether all rows of this tenant, or of its application, are seen."""
         return self.grants is None or any(

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from meterhouse.client import Meterhouse, charge_shapes, key_shapes, quality_shapes, shapes
+from meterhouse.client import Meterhouse, charge_shapes, key_shapes, quality_shapes, reconciliation_shapes, shapes
 from tools.openapi import release
 from tools.openapi.compare import breaks
 
@@ -40,6 +40,8 @@ READ: dict[str, type[shapes.Shape]] = {
     "org_tree": charge_shapes.OrgTree,
     "prices": shapes.Prices,
     "quality": quality_shapes.Quality,
+    "reconciled_requests": reconciliation_shapes.ReconciledRequestPage,
+    "reconciliation": reconciliation_shapes.Reconciliation,
     "rejects": shapes.RejectPage,
     "rotate_key": key_shapes.MadeKey,
     "silence": shapes.Silence,

@@ -154,7 +154,8 @@ def test_shares_are_as_their_knobs_say(stream: list[Arrival], sound: list[tuple[
         "aborted": (statuses["aborted"] / count, W.aborted_share),
         "throttled": (statuses["throttled"] / count, W.throttled_share),
         "blocked": (statuses["blocked"] / count, W.blocked_share),
-        "node": (nodes / len(reached), W.node_share),
+        "node": (nodes / sum(d["provider"] == "atlas" for d in reached), W.node_share),
+        "own": (sum(d["provider"] == "atlas" for d in data) / count, W.own_share),
         "retry": (again / count, W.retry_share),
         "poison": (sum(a.poison is not None for a in stream) / count, W.poison_share),
     }

@@ -44,7 +44,7 @@ PLAIN: Final[Mapping[str, tuple[str, ...]]] = {
         "tenant,application", "model,environment", "org_unit", "cost_center", "kind", "hour,provider,operation",
     ),
     "status": ("open",),
-    "kind": ("threshold", "output"),
+    "kind": ("threshold", "output", "pending"),
     "reason": ("count_out_of_range",),
     "resolved": ("true",),
     "after": (),  # a token of a page: asked with those that others were given

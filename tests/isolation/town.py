@@ -163,6 +163,7 @@ def event(marks: Marks, number: int, **changes: Any) -> dict[str, Any]:
         "provider": "atlas",
         "environment": f"env-{marks.secret}",
         "user": f"user-{marks.secret}",
+        "request_id": f"request-{marks.secret}-{number}",
         "labels": {"team": f"label-{marks.secret}"},
         "status": "error" if number % 4 == 3 else "ok",
         "input_tokens": 1_000 + marks.number,
@@ -181,8 +182,15 @@ def event(marks: Marks, number: int, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def work_of_a_node(marks: Marks, number: int) -> dict[str, Any]:
+    """On a request that no gateway tells of."""
+    data = {"request_id": f"work-{marks.secret}", "node": f"node-{marks.secret}", "accelerator_us": 5}
+    return event(marks, number, type="meterhouse.inference.v1", data=data)
+
+
 def _fill(http: httpx.Client) -> None:
     events = [event(marks, number) for number in range(12) for marks in MARKS]
+    events += [work_of_a_node(marks, 200) for marks in MARKS]
     events += [event(marks, 100, data={"input_tokens": -1, "note": marks.secret}) for marks in MARKS]  # rejected
     for payload in (events, event(MARKS[3], 101, time="yesterday")):
         answer = http.post("/v1/events", json=payload, headers={"x-caller": "key:admin"})

@@ -156,6 +156,64 @@ def test_models_of_which_there_is_no_end_are_not_all_raised(scene: Scene, monkey
     assert len(scene.news()) == 3
 
 
+# -- requests ---------------------------------------------------------------------------------------------------------
+
+
+def both_sides(first: int, count: int, **at_node: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Requests of acme, two hours ago, as the gateway and a node tell of them; the node of none without `at_node`."""
+    shared = {"time": NOW - 2 * HOUR_US, "arrived": NOW - 2 * HOUR_US, "output_tokens": 1}
+    numbers = range(first, first + count)
+    rows = [{**shared, "request_id": f"r{n}", "offset": n} for n in numbers]
+    return rows, [{**row, "offset": row["offset"] + 1_000, "node": "n", **at_node} for row in rows if at_node]
+
+
+def test_requests_that_do_not_reconcile_are_raised_once_and_resolved_when_most_do_again(scene: Scene) -> None:
+    lookouts = [scene.lookout(), scene.lookout()]
+    fill(scene.lake, *both_sides(0, 90, accelerator_us=1))
+    fill(scene.lake, *both_sides(90, 10))
+    for lookout in lookouts:
+        lookout.look()
+    (alert,) = scene.news()
+    assert (alert.kind, alert.subject, alert.payload["exceeded"]) == ("reconciliation", "acme", ["share"])
+    assert alert.summary == (
+        "acme: 10 of 100 requests of the last day do not reconcile (10 gateway only); see `meterhouse reconcile`"
+    )
+    _, late = both_sides(91, 9, accelerator_us=1)
+    fill(scene.lake, (), late)
+    scene.now_us += module.RECONCILE_EVERY_US - 1
+    lookouts[0].look()
+    assert len(scene.news()) == 1  # all requests of a day are not put together at each look
+    scene.now_us += 1
+    lookouts[0].look()
+    assert len(scene.news()) == 1  # 1 of 100 is not more than 1 %, but too near
+    fill(scene.lake, *both_sides(100, 50, accelerator_us=1))
+    scene.now_us += module.RECONCILE_EVERY_US
+    for lookout in lookouts:
+        lookout.look()
+    assert scene.told() == [("reconciliation", "firing", "acme"), ("reconciliation", "resolved", "acme")]
+
+
+def test_a_node_that_falls_silent_for_a_day_does_not_end_the_alert(scene: Scene) -> None:
+    lookout = scene.lookout()
+    fill(scene.lake, *both_sides(0, 1, accelerator_us=1))
+    fill(scene.lake, *both_sides(1, 10))
+    lookout.look()
+    scene.now_us += 2 * DAY_US
+    fill(scene.lake, [{**row, "time": scene.now_us - HOUR_US} for row in both_sides(11, 10)[0]])
+    lookout.look()
+    assert scene.told() == [("reconciliation", "firing", "acme")]
+    scene.now_us += 2 * DAY_US
+    lookout.look()
+    assert scene.told()[1:] == [("reconciliation", "resolved", "acme")]  # nobody asks any more
+
+
+def test_what_may_still_be_on_its_way_is_no_news(scene: Scene) -> None:
+    fill(scene.lake, *both_sides(0, 1, accelerator_us=1))
+    fill(scene.lake, [{**row, "arrived": NOW - HOUR_US} for row in both_sides(1, 10)[0]])
+    scene.lookout().look()
+    assert scene.news() == []
+
+
 # -- meters -----------------------------------------------------------------------------------------------------------
 
 

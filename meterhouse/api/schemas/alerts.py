@@ -9,7 +9,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from meterhouse.api.schemas.common import Count, Window
 
-AlertKind = Literal["threshold", "forecast", "unpriced", "meter_behind", "quality"]
+AlertKind = Literal["threshold", "forecast", "unpriced", "meter_behind", "reconciliation", "quality"]
+SUBJECT = "a budget, provider/model, topic/partition, a tenant, or suite/check"
 SIGNED = "who does it, where that is not the caller: recorded with `via` and the caller's name"
 Name = Annotated[str, Field(min_length=1, max_length=500)]
 
@@ -31,7 +32,9 @@ class Alert(BaseModel):
     standing: Literal["open", "acknowledged", "resolved"] | None = Field(
         description="now; null: it is the news that another alert is over"
     )
-    subject: str = Field(description="what it is about: a budget, provider/model, topic/partition, or suite/check")
+    subject: str = Field(
+        description="what it is about: a budget, provider/model, topic/partition, a tenant, or suite/check"
+    )
     summary: str = Field(description="a sentence for people")
     resolves: str | None = Field(description="the alert whose reason is gone")
     budget: str | None
@@ -90,7 +93,9 @@ class NewSilence(BaseModel):
         },
     )
     kind: AlertKind | None = None
-    subject: Name | None = Field(None, description="a budget, provider/model, topic/partition, or suite/check")
+    subject: Name | None = Field(
+        None, description="a budget, provider/model, topic/partition, a tenant, or suite/check"
+    )
     from_: AwareDatetime | None = Field(None, alias="from", description="unset: now")
     until: AwareDatetime = Field(description="at most 90 days after its start")
     by: Name | None = Field(None, description=SIGNED)

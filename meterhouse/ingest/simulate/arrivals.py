@@ -45,23 +45,25 @@ def records(
     arriving: Iterable[Arrival], *, max_events: int = BATCH_EVENTS, linger_us: int = LINGER_US
 ) -> Iterator[Message]:
     """Arrivals as records for the log: what comes within `linger_us` fills batches of at most `max_events` events of
-    one tenant, appended when the last of it came; poison stands in a record of its own, so that it costs only itself.
-    Append times never go back."""
+    one tenant, appended when the last of it came, or the poison among it; poison stands in a record of its own, so that
+    it costs only itself. Append times never go back."""
     filling: list[Arrival] = []
+    last_us = 0
     for arrival in arriving:
         if filling and (arrival.arrived_us - filling[0].arrived_us > linger_us or len(filling) >= MAX_FILLING):
-            yield from _flushed(filling, max_events)
+            yield from _flushed(filling, last_us, max_events)
             filling = []
+        last_us = arrival.arrived_us
         if arrival.poison:
             yield single_message(arrival.tenant, arrival.payload, arrival.arrived_us)
         else:
             filling.append(arrival)
     if filling:
-        yield from _flushed(filling, max_events)
+        yield from _flushed(filling, last_us, max_events)
 
 
-def _flushed(filling: list[Arrival], max_events: int) -> Iterator[Message]:
-    encoded = (Encoded(arrival.tenant, arrival.payload, filling[-1].arrived_us) for arrival in filling)
+def _flushed(filling: list[Arrival], at_us: int, max_events: int) -> Iterator[Message]:
+    encoded = (Encoded(arrival.tenant, arrival.payload, at_us) for arrival in filling)
     return to_messages(encoded, max_events=max_events)
 
 
@@ -106,7 +108,9 @@ def _resent(workload: Workload, requests: Requests, payloads: list[bytes], rng: 
 
 
 def _from_nodes(workload: Workload, requests: Requests, rng: Generator) -> Iterator[Arrival]:
-    chosen = np.flatnonzero((rng.random(len(requests)) < workload.node_share) & (requests.status < draws.THROTTLED))
+    reported = rng.random(len(requests)) < workload.node_share
+    own = np.array(workload.own)[requests.model]
+    chosen = np.flatnonzero(reported & own & (requests.status < draws.THROTTLED))
     arrived_us = (requests.time_us[chosen] + draws.network_delays(workload, len(chosen), rng)).tolist()
     payloads = node_payloads(workload, requests, chosen, rng)
     tenants = [workload.tenants[tenant] for tenant in requests.tenant[chosen].tolist()]

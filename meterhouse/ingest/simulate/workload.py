@@ -42,7 +42,8 @@ class Workload:
     aborted_share: float = 0.010
     throttled_share: float = 0.006
     blocked_share: float = 0.003
-    node_share: float = 0.25  # of the requests that reach a model: their node reports device time too
+    node_share: float = 0.998  # of the requests that reach a model of the first provider, whose nodes are the
+    # platform's own: their node reports device time too. All other providers are outside, and report none
 
     retry_share: float = 0.010  # are sent once more, up to half a minute later: the same id and source
     retry_other_time_share: float = 0.5  # of those: with another `time`
@@ -74,7 +75,25 @@ class Workload:
         return self.error_share + self.aborted_share + self.throttled_share + self.blocked_share
 
     @property
+    def own(self) -> list[bool]:
+        """Of each model: whether it runs on the platform's own nodes."""
+        return [provider == self.models[0][0] for provider, _ in self.models]
+
+    @property
+    def own_share(self) -> float:
+        """Of the requests, those to models on the platform's own nodes, in the mean."""
+        of_tenants = [1 / (place + 1) ** self.tenant_skew for place in range(len(self.tenants))]
+        of_ranks = [1 / (rank + 1) ** self.model_skew for rank in range(len(self.models))]
+        own = sum(
+            tenant * rank
+            for place, tenant in enumerate(of_tenants)
+            for number, rank in enumerate(of_ranks)
+            if self.own[(number + place) % len(self.models)]
+        )
+        return float(own / (sum(of_tenants) * sum(of_ranks)))
+
+    @property
     def requests_per_second(self) -> float:
         """Of the arrivals: the mean rate of requests sent for the first time."""
-        reached = 1 - self.throttled_share - self.blocked_share
+        reached = self.own_share * (1 - self.throttled_share - self.blocked_share)
         return self.rate / (1 + self.retry_share + self.node_share * reached + self.poison_share)

@@ -205,7 +205,7 @@ def _filtered(filters: Filters) -> Condition:
         if name not in FILTERS:
             raise ReportError(f"there is no filter {name!r}: use any of {', '.join(FILTERS)}")
         if name not in _BY_PLACE:
-            condition &= _one_of(name, f"filter_{name}", values)
+            condition &= one_of(name, f"filter_{name}", values)
     return condition
 
 
@@ -229,14 +229,15 @@ def in_scope(scope: Scope, snapshot: Snapshot) -> Condition:
     for name in ("tenant", "application", "model"):
         value = getattr(scope, name)
         if value is not None:
-            condition &= _one_of(name, f"scope_{name}", [value])
+            condition &= one_of(name, f"scope_{name}", [value])
     if scope.org_unit is not None:
         tenants = [tenant.id for tenant in snapshot.tenants if scope.org_unit in tenant.org]
-        condition &= _one_of("tenant", "scope_org_unit", tenants)
+        condition &= one_of("tenant", "scope_org_unit", tenants)
     return condition
 
 
-def _one_of(column: str, name: str, values: Sequence[str | None]) -> Condition:
+def one_of(column: str, name: str, values: Sequence[str | None]) -> Condition:
+    """Rows whose column has one of the values; `name` is the parameter's."""
     texts = [value for value in values if value is not None]
     sql = f'list_contains(${name}::VARCHAR[], "{column}")'
     if len(texts) < len(values):
