@@ -172,7 +172,7 @@ def rolled_up(finer: str, coarser: str, span_us: tuple[int, int], snapshot: Snap
     quoted_keys = {f'"{name}"': sql for name, sql in keys.items()}
     measures = (REQUESTS, *TOKENS, COST, *KIND_COSTS)
     left, right = (
-        facts([Piece(table, *span_us)], quoted_keys, measures, Condition(), snapshot.rate_cards).plain()
+        facts([Piece(table, *span_us)], quoted_keys, measures, Condition(), snapshot.rate_cards)
         for table in (finer, coarser)
     )
     quantities = (REQUESTS_Q, TOKENS_Q, COST_Q, KIND_COSTS_Q)

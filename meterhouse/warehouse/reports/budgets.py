@@ -18,7 +18,7 @@ from meterhouse.warehouse.reports.as_of import AsOf, Freshness, as_of
 from meterhouse.warehouse.reports.budget_days import BudgetDays, Spend, budget_days
 from meterhouse.warehouse.reports.errors import ReportError
 from meterhouse.warehouse.reports.groups import check_range, in_scope
-from meterhouse.warehouse.reports.query import COST, TOKENS, Condition, Query, facts, pieces
+from meterhouse.warehouse.reports.query import COST, TOKENS, Condition, Query, keepable_facts, pieces
 
 MAX_WINDOWS: Final = 1_000
 """Of all budgets together in one report, a query each: some seconds of work."""
@@ -88,7 +88,7 @@ def forecast_of(state: BudgetState, budget: Budget, days: BudgetDays | None, at_
 
 def spend_query(snapshot: Snapshot, budget: Budget, window: Window) -> Query:
     """One row: cost (DECIMAL) and tokens of all kinds, of the budget's billed requests in the window."""
-    source = facts(pieces(*window), {}, (*TOKENS, COST), _BILLED & in_scope(budget.scope, snapshot))
+    source = keepable_facts(pieces(*window), {}, (*TOKENS, COST), _BILLED & in_scope(budget.scope, snapshot))
     tokens = " + ".join(f"coalesce(sum({kind.tokens}), 0)" for kind in TOKEN_KINDS)
     return Query(
         f"SELECT coalesce(sum(cost), 0)::DECIMAL(38,12), {tokens} FROM (\n{source.sql}\n)",

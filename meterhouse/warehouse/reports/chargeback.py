@@ -25,7 +25,7 @@ from meterhouse.warehouse.reports.groups import (
     month_of,
     source_of,
 )
-from meterhouse.warehouse.reports.query import COST, KIND_COSTS, REQUESTS, TOKENS, Query, facts
+from meterhouse.warehouse.reports.query import COST, KIND_COSTS, REQUESTS, TOKENS, Query, keepable_facts
 
 default_range = month_of
 """default_range(now_us) → (from_us, to_us): the current month of UTC, whole."""
@@ -120,7 +120,7 @@ def chargeback_query(
     keys = {**fact_keys(groups), "disposition": "disposition"}
     coarsest = "rollup_hour" if any(group.name == "hour" for group in groups) else "rollup_day"
     beside = source_of(selection, snapshot, groups, coarsest)
-    source = facts(beside.parts, keys, measures, beside.where, snapshot.rate_cards if by_kind else None)
+    source = keepable_facts(beside.parts, keys, measures, beside.where, snapshot.rate_cards if by_kind else None)
     names = [f"group_{number}" for number in range(len(groups))]
     values = [f"{group.line_sql} AS {name}" for group, name in zip(groups, names, strict=True)]
     nulls = [f"NULL AS {name}" for name in names]

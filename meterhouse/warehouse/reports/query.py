@@ -210,6 +210,17 @@ def facts(
 
     `cards` are needed for KIND_COSTS only.
     """
+    return keepable_facts(parts, keys, measures, where, cards).plain()
+
+
+def keepable_facts(
+    parts: Sequence[Piece],
+    keys: Mapping[str, str],
+    measures: Sequence[Measure],
+    where: Condition,
+    cards: Sequence[RateCard] | None = None,
+) -> Query:
+    """`facts` of which someone may have kept a part. A query around it hands its `keepable` on."""
     blocks: list[str] = []
     params: dict[str, Any] = {}
     keepable: dict[str, KeepableSums] = {}

@@ -23,7 +23,7 @@ from meterhouse.warehouse.reports.groups import (
     floor_sql,
     source_of,
 )
-from meterhouse.warehouse.reports.query import DAY_US, HOUR_US, MINUTE_US, REQUESTS, TOKENS, Query, facts
+from meterhouse.warehouse.reports.query import DAY_US, HOUR_US, MINUTE_US, REQUESTS, TOKENS, Query, keepable_facts
 
 Every = Literal["minute", "hour", "day"]
 BUCKETS_US: Final[Mapping[str, int]] = {"minute": MINUTE_US, "hour": HOUR_US, "day": DAY_US}
@@ -92,7 +92,7 @@ def usage_query(snapshot: Snapshot, selection: Selection, groups: Sequence[Group
     """Rows: is it the total, bucket, the groups' values, requests, requests per status, tokens per kind; total last."""
     keys = {**fact_keys(groups), "bucket_us": floor_sql(BUCKETS_US[every]), "status": '"status"'}
     beside = source_of(selection, snapshot, groups, f"rollup_{every}")
-    source = facts(beside.parts, keys, (REQUESTS, *TOKENS), beside.where)
+    source = keepable_facts(beside.parts, keys, (REQUESTS, *TOKENS), beside.where)
     names = [f"group_{number}" for number in range(len(groups))]
     values = [f"{group.line_sql} AS {name}" for group, name in zip(groups, names, strict=True)]
     sums = [
