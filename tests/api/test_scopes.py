@@ -30,6 +30,7 @@ EXPECTED = {
     "read_rejects": {"admin", "finance", "product_owner", "auditor"},
     "read_alerts": {"admin", "finance", "product_owner", "auditor"},
     "answer_alerts": {"admin", "product_owner"},
+    "read_quality": {"admin", "finance", "auditor"},
     "read_audit": {"admin", "auditor"},
     "manage_keys": {"admin"},
     "read_self": {"admin", "finance", "product_owner", "gateway", "auditor"},
