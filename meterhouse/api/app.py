@@ -20,7 +20,7 @@ from meterhouse.api.auth.rates import Rates
 from meterhouse.api.downloads import Downloads
 from meterhouse.api.figures import Reports
 from meterhouse.api.foreign import ForeignTerms
-from meterhouse.api.metrics import Metrics
+from meterhouse.api.metrics import HttpMetrics
 from meterhouse.api.pages import ListingGone
 from meterhouse.api.routes import (
     admissions,
@@ -92,7 +92,7 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
     app.state.rates = Rates(house.settings.rates())
     problems.install(app)
     app.add_middleware(TellRefusals, refusals=house.authentication.refusals)
-    app.add_middleware(CountRequests, metrics=house.metrics)
+    app.add_middleware(CountRequests, metrics=house.metrics.http)
     app.add_middleware(SecureHeaders)
     _install_domain_errors(app)
     for routes in (
@@ -110,7 +110,7 @@ class CountRequests:
     """Counts answers, by the time until they begin: a stream has no end. Plain ASGI, since Starlette's own base of
     middleware starts a task for each request."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
         self._app = app
         self._metrics = metrics
 

@@ -107,7 +107,9 @@ class House:
         # Here, since a report needs none.
         from meterhouse.api.metrics import Metrics
 
-        return Metrics()
+        made = Metrics()
+        made.watch_disk(home=self.settings.home, dedupe=self.settings.dedupe_folder)
+        return made
 
     @cached_property
     def control(self) -> ControlStore:
@@ -173,8 +175,8 @@ class House:
         hub = StateHub(gate)
         prices = self._closing.enter_context(PriceBook(self._steady_snapshot))
         self._closing.enter_context(LogFeed(log, hub))
-        made = Admissions(gate, hub, prices, self.metrics, now_us)
-        self.metrics.watch_gate(lambda: gate.reservations, made.state_age_s)
+        made = Admissions(gate, hub, prices, self.metrics.gate, now_us)
+        self.metrics.gate.watch(lambda: gate.reservations, made.state_age_s)
         return made
 
     @cached_property
@@ -212,6 +214,7 @@ class House:
             log=self.log,
             clock=now_us,
             held=self.listings.held,
+            watch=self.metrics.maintenance,
         )
         _ = self._head_keeper
         return Meter(
@@ -227,7 +230,7 @@ class House:
                 window_hours=settings.dedupe_window_hours,
                 lateness=self.lateness,
             ),
-            hooks=MeterHooks(self.metrics, housekeeping.between_commits, self.dedupe()),
+            hooks=MeterHooks(self.metrics.meter, housekeeping.between_commits, self.dedupe()),
         )
 
     @cached_property
@@ -248,7 +251,7 @@ class House:
         """On Kafka a member of the group of budget workers; its caller closes it."""
         log, settings = self._ungrouped_log, self.settings
         self._looked_s = float("-inf")
-        desk = BudgetDesk(log, self._steady_snapshot, self.outbox, now_us, self.lateness, watch=self.metrics)
+        desk = BudgetDesk(log, self._steady_snapshot, self.outbox, now_us, self.lateness, watch=self.metrics.budgets)
         if settings.kafka_bootstrap is None:
             return EmbeddedBudgetWorker(log, desk)
         # Here, since Faust is loaded only where there is an address.
@@ -270,24 +273,27 @@ class House:
         # Here, since an HTTP client's import is felt at every report.
         from meterhouse.streams.alert_sender import AlertSender
 
-        sender = AlertSender(self.outbox, self.silences, _channels(self.settings), clock=now_us, watch=self.metrics)
+        channels, watch = _channels(self.settings), self.metrics.alerts
+        for channel in channels:
+            watch.has(channel.name)
+        sender = AlertSender(self.outbox, self.silences, channels, clock=now_us, watch=watch)
         self._closing.callback(sender.close)
         return sender
 
     def lookout(self) -> Lookout:
         # Here, since reports are imported where they are asked for.
-        from meterhouse.warehouse.lookout import Lookout, LookoutSettings
+        from meterhouse.warehouse.lookout import Lookout, LookoutSettings, Views
 
         settings = self.settings
         return Lookout(
-            lambda: self.lake,  # there may be none yet, nor topics: it waits for them
-            lambda: self._ungrouped_log,
-            self._steady_snapshot,
+            # There may be no lake yet, nor topics: it waits for them.
+            Views(lambda: self.lake, lambda: self._ungrouped_log, self._steady_snapshot),
             self.outbox,
             now_us,
             LookoutSettings(
                 settings.lookout_every_s, settings.meter_stuck_s, settings.meter_behind_s, settings.reconciliation
             ),
+            watch=self.metrics.lookout,
         )
 
     @cached_property
@@ -307,7 +313,9 @@ class House:
         self._looked_s = monotonic()
         try:
             self._last_snapshot = self.control.snapshot()
+            self.metrics.control.follows(self._last_snapshot.version)
         except ControlUnavailable as away:
+            self.metrics.control.away()
             if self._last_snapshot is None:
                 raise
             _log.warning("control data is not to be had; the last is used", reason=str(away))
