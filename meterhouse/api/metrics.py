@@ -33,6 +33,11 @@ METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 """Others are counted as `other`: a caller may write what it likes."""
 
 
+def method_of(told: str) -> str:
+    """A method, or `other`."""
+    return told if told in METHODS else "other"
+
+
 class Metrics:
     """The metrics of one process; what it runs is made when it is first asked for. Thread-safe once made."""
 
@@ -117,7 +122,7 @@ class HttpMetrics:
         )  # fmt: skip
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        self._requests.labels(method if method in METHODS else "other", route, str(status)).inc()
+        self._requests.labels(method_of(method), route, str(status)).inc()
         self._request_s.labels(route).observe(seconds)
 
     def left_out(self, format_: str, elements: int) -> None:

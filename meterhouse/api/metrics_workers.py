@@ -179,6 +179,7 @@ class AlertMetrics(_Worker):
         """There is such a channel: its rates begin at 0."""
         for outcome in _DELIVERIES:
             self._tries.labels(channel, outcome)
+        self._delay_s.labels(channel)
 
     def tried(self, channel: str, outcome: Delivered, seconds: float) -> None:
         self._tries.labels(channel, outcome).inc()

@@ -17,6 +17,7 @@ from meterhouse.api.clock import now_us
 from meterhouse.api.head_keeper import HeadKeeper
 from meterhouse.api.housekeeping import Housekeeping
 from meterhouse.api.settings import Settings
+from meterhouse.api.wiring_edges import channels_of, tokens_of, tracing_of
 from meterhouse.ingest.event import Lateness
 from meterhouse.ingest.log import EventLog, LogError, TopicSpec
 from meterhouse.ingest.sqlite_log import SqliteLog
@@ -44,11 +45,10 @@ from meterhouse.warehouse.silences import SqlSilences
 if TYPE_CHECKING:
     from meterhouse.api.admissions import Admissions
     from meterhouse.api.auth.authentication import Authentication
-    from meterhouse.api.auth.oidc import OidcTokens
     from meterhouse.api.metrics import Metrics
+    from meterhouse.api.tracing import Tracing
     from meterhouse.ingest.kafka_log import KafkaLog
     from meterhouse.streams.alert_sender import AlertSender
-    from meterhouse.streams.channels import Channel
     from meterhouse.warehouse.lookout import Lookout
     from meterhouse.warehouse.quality.runs import Quality
 
@@ -109,6 +109,14 @@ class House:
 
         made = Metrics()
         made.watch_disk(home=self.settings.home, dedupe=self.settings.dedupe_folder)
+        return made
+
+    @cached_property
+    def tracing(self) -> Tracing | None:
+        """The spans of this process; None: nobody asked for them. Raises TracesMissing."""
+        made = tracing_of(self.settings)
+        if made is not None:
+            self._closing.callback(made.close)
         return made
 
     @cached_property
@@ -193,7 +201,7 @@ class House:
 
         doors = Doors(
             KeyRing(self.keys, self._steady_snapshot, now_us),
-            _tokens(self.settings),
+            tokens_of(self.settings),
             RefusalLog(self._database, now_us),
         )
         return self._closing.enter_context(Authentication(self.settings.auth, doors))
@@ -217,6 +225,7 @@ class House:
             watch=self.metrics.maintenance,
         )
         _ = self._head_keeper
+        watch = self.metrics.meter
         return Meter(
             log=self.log,
             ledger=ledger,
@@ -230,7 +239,9 @@ class House:
                 window_hours=settings.dedupe_window_hours,
                 lateness=self.lateness,
             ),
-            hooks=MeterHooks(self.metrics.meter, housekeeping.between_commits, self.dedupe()),
+            hooks=MeterHooks(
+                self.tracing.meter(watch) if self.tracing else watch, housekeeping.between_commits, self.dedupe()
+            ),
         )
 
     @cached_property
@@ -273,7 +284,7 @@ class House:
         # Here, since an HTTP client's import is felt at every report.
         from meterhouse.streams.alert_sender import AlertSender
 
-        channels, watch = _channels(self.settings), self.metrics.alerts
+        channels, watch = channels_of(self.settings), self.metrics.alerts
         for channel in channels:
             watch.has(channel.name)
         sender = AlertSender(self.outbox, self.silences, channels, clock=now_us, watch=watch)
@@ -349,43 +360,6 @@ def open_kafka(settings: Settings, group: str | None) -> KafkaLog:
             options=settings.client_options(),
         ),
     )
-
-
-def _tokens(settings: Settings) -> OidcTokens | None:
-    """Whoever checks the issuer's tokens, where there is one."""
-    if settings.oidc_issuer is None or settings.oidc_audience is None:  # settings with the one have the other
-        return None
-    from meterhouse.api.auth.oidc import OidcSettings, OidcTokens
-
-    return OidcTokens(
-        OidcSettings(
-            issuer=settings.oidc_issuer,
-            audience=settings.oidc_audience,
-            jwks_url=settings.oidc_jwks_url,
-            algorithms=tuple(settings.oidc_algorithms.split()),
-            clock_skew_s=settings.oidc_clock_skew_s,
-            role_claim=settings.oidc_role_claim,
-            grants_claim=settings.oidc_grants_claim,
-        )
-    )
-
-
-def _channels(settings: Settings) -> list[Channel]:
-    """Each channel that is configured; none: the log. Raises ChannelMissing."""
-    from meterhouse.streams.alertmanager import Alertmanager
-    from meterhouse.streams.channels import LogLine, Webhook
-
-    channels: list[Channel] = []
-    if settings.webhook_url:
-        secret = settings.webhook_secret.get_secret_value().encode() if settings.webhook_secret else None
-        channels.append(Webhook(settings.webhook_url, secret, clock=now_us))
-    if settings.alertmanager_url:
-        channels.append(Alertmanager(settings.alertmanager_url))
-    if settings.apprise_urls:
-        from meterhouse.streams.apprise_channel import apprise_channels
-
-        channels += apprise_channels(settings.apprise_urls.get_secret_value().split())
-    return channels or [LogLine()]
 
 
 def _lake_config(settings: Settings) -> LakeConfig:
