@@ -26,7 +26,9 @@ from meterhouse.api.metrics_workers import (
     LookoutMetrics,
     MaintenanceMetrics,
     MeterMetrics,
+    counter,
 )
+from meterhouse.ingest.formats.event_types import DOCUMENTS
 from meterhouse.streams.gate_decision import Outcome, Reason
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -116,9 +118,9 @@ class HttpMetrics:
         self._request_s = Histogram(
             "meterhouse_http_request_seconds", "Time to answer", ("route",), buckets=SECONDS, registry=here
         )
-        self._left_out = Counter(
-            "meterhouse_foreign_left_out", "Elements of foreign bodies that are no tenant's requests", ("format",),
-            registry=here,
+        self._left_out = counter(
+            here, "meterhouse_foreign_left_out", "Elements of foreign bodies that are no tenant's requests", "format",
+            DOCUMENTS,
         )  # fmt: skip
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
