@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -138,6 +138,8 @@ class GateMetrics:
         self._registry = here
         self._admissions = Counter("meterhouse_admissions", "Admissions decided", ("outcome", "reason"), registry=here)
         self._admissions.labels("allow", "none")
+        for reason in get_args(Reason):
+            self._admissions.labels("throttle" if reason == "throttled" else "refuse", reason)
 
     def admitted(self, outcome: Outcome, reason: Reason | None) -> None:
         self._admissions.labels(outcome, reason or "none").inc()

@@ -14,6 +14,8 @@ _WORDS: Final = frozenset(
     {"and", "or", "unless", "bool", "offset", "Inf", "NaN", "sum", "max", "min", "count", "avg", "topk"}
 )
 
+_APART: Final = frozenset({"and", "or", "<", ">", "=="})
+
 
 @dataclass
 class Named:
@@ -54,3 +56,15 @@ def named(expression: str) -> Named:
                 }
                 at = end
     return found
+
+
+def sides(expression: str) -> list[str]:
+    """What a rule compares and combines, apart from plain numbers."""
+    parts, depth = [""], 0
+    for word in re.split(r"(\s+|[()])", expression):
+        depth += (word == "(") - (word == ")")
+        if depth == 0 and word in _APART:
+            parts.append("")
+        else:
+            parts[-1] += word
+    return [part.strip() for part in parts if not re.fullmatch(r"[0-9.]+|Inf", part.strip())]

@@ -10,7 +10,9 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from tests.ops.answers import unanswered_test
 from tests.ops.promql import named
+from tests.ops.scraping import Scrape
 from tests.ops.test_rules import promtool
 from tools.dashboards.__main__ import FOLDER, ROOT, dashboards, runbook
 from tools.dashboards.boards import BOARDS
@@ -52,6 +54,11 @@ def test_queries_and_legends_ask_for_metrics_and_labels_that_processes_say(known
         found = named(query)
         kept = found.labels if re.search(r"\bby \(", query) else {"process", "instance"}
         assert asked <= kept, panel
+
+
+def test_every_query_has_an_answer_in_what_processes_say(scraped: dict[str, Scrape], tmp_path: Path) -> None:
+    asked = {f"q{number}": query.replace("$__rate_interval", "5m") for number, query in enumerate(QUERIES.values())}
+    promtool("test", "rules", str(unanswered_test(scraped, asked, tmp_path)))
 
 
 def test_every_metric_of_ours_is_on_a_board(known: dict[str, set[str]]) -> None:

@@ -12,7 +12,8 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from tests.ops.promql import Named, named
+from tests.ops.answers import unanswered_test
+from tests.ops.promql import Named, named, sides
 from tests.ops.scraping import Scrape
 from tests.services.need import skip_or_fail
 
@@ -60,6 +61,18 @@ def test_rules_ask_for_metrics_and_labels_that_processes_say(
     assert {rule["alert"]: named(rule["expr"]).unknown(known) for rule in rules()} == {
         rule["alert"]: [] for rule in rules()
     }
+
+
+def test_what_a_rule_compares_is_there_in_what_processes_say(scraped: dict[str, Scrape], tmp_path: Path) -> None:
+    """Of what joins metrics, too: names alone do not say that labels meet."""
+    asked = {
+        f"{rule['alert']}{number}": side
+        for rule in rules()
+        if "absent" not in rule["expr"]  # it has an answer when there is none
+        for number, side in enumerate(sides(rule["expr"]))
+    }
+    assert len(asked) > len(rules())
+    promtool("test", "rules", str(unanswered_test(scraped, asked, tmp_path)))
 
 
 def test_what_processes_say_is_as_prometheus_wants_it(scraped: dict[str, Scrape]) -> None:
@@ -114,6 +127,12 @@ def test_each_alert_leads_to_a_section_of_the_runbook() -> None:
 )
 def test_an_expression_is_read(expression: str, metrics: dict[str, set[str]], labels: set[str]) -> None:
     assert named(expression) == Named(metrics, labels)
+
+
+def test_an_expression_is_taken_apart() -> None:
+    assert sides("(sum(a) or vector(0)) / sum(b) > 0.1 and max by (c) (d) == Inf") == [
+        "(sum(a) or vector(0)) / sum(b)", "max by (c) (d)",
+    ]  # fmt: skip
 
 
 def test_what_nobody_says_is_found() -> None:

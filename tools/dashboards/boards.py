@@ -18,7 +18,7 @@ def quantile(q: float, metric: str, by: str = "") -> str:
 
 ALL_EVENTS: Final = "sum(rate(meterhouse_events_total[$__rate_interval]))"
 FAILED: Final = """\
-sum(rate(meterhouse_http_requests_total{status=~"5.."}[$__rate_interval]))
+(sum(rate(meterhouse_http_requests_total{status=~"5.."}[$__rate_interval])) or vector(0))
 / sum(rate(meterhouse_http_requests_total[$__rate_interval]))"""
 FREE_DISK: Final = "min by (instance, folder) (meterhouse_disk_free_bytes / meterhouse_disk_total_bytes)"
 
