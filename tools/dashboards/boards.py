@@ -138,4 +138,20 @@ SERVING: Final = Board("meterhouse-serving", "API and processes", (
     ]),
 ))  # fmt: skip
 
-BOARDS: Final = (METERING, BUDGETS, SERVING)
+QUALITY: Final = Board("meterhouse-quality", "data quality", (
+    Panel("Checks that fail", "short", [("sum by (suite) (meterhouse_quality_check_failing)", "{{suite}}")],
+          note="`meterhouse alerts --kind quality` says which rows, and what to do."),
+    Panel("Rows that fail them", "short", [
+        ("sum by (suite, check) (meterhouse_quality_check_offending) > 0", "{{suite}} {{check}}"),
+    ]),
+    Panel("Since the last run", "s", [
+        ("time() - max by (suite) (meterhouse_quality_run_timestamp_seconds)", "{{suite}}"),
+    ]),
+    Panel("Runs that could not be made", "short", [("sum(increase(meterhouse_quality_runs_broken_total[1d]))", "runs")],
+          note="In a day."),
+    Panel("A run, 95 of 100", "s", [
+        ("histogram_quantile(0.95, sum by (le) (rate(meterhouse_quality_run_seconds_bucket[1d])))", "95 of 100"),
+    ], note="In a day."),
+))  # fmt: skip
+
+BOARDS: Final = (METERING, BUDGETS, SERVING, QUALITY)
