@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from meterhouse.api.auth.caller import Caller
 from meterhouse.api.auth.ownership import Ownership
-from meterhouse.api.metrics import Metrics
+from meterhouse.api.metrics import GateMetrics
 from meterhouse.api.prices import PriceBook, SeveralProviders
 from meterhouse.api.problems import Problem
 from meterhouse.api.schemas.admissions import AdmissionRequest, Settlement
@@ -25,7 +25,7 @@ class Admissions:
     gate: Gate
     hub: StateHub
     prices: PriceBook
-    metrics: Metrics
+    metrics: GateMetrics
     clock: Callable[[], int]
     _owners: Ownership = field(default_factory=Ownership)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from time import perf_counter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 from fastapi import FastAPI, Request
@@ -20,7 +20,7 @@ from meterhouse.api.auth.rates import Rates
 from meterhouse.api.downloads import Downloads
 from meterhouse.api.figures import Reports
 from meterhouse.api.foreign import ForeignTerms
-from meterhouse.api.metrics import Metrics
+from meterhouse.api.metrics import HttpMetrics
 from meterhouse.api.pages import ListingGone
 from meterhouse.api.routes import (
     admissions,
@@ -52,6 +52,9 @@ from meterhouse.warehouse.control import ControlUnavailable
 from meterhouse.warehouse.lake import LakeError
 from meterhouse.warehouse.reports.errors import ReportError
 from meterhouse.warehouse.view import EVERYTHING
+
+if TYPE_CHECKING:
+    from meterhouse.api.tracing import RequestSpans
 
 DESCRIPTION = """The meter and the books of an LLM platform.
 
@@ -92,7 +95,8 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
     app.state.rates = Rates(house.settings.rates())
     problems.install(app)
     app.add_middleware(TellRefusals, refusals=house.authentication.refusals)
-    app.add_middleware(CountRequests, metrics=house.metrics)
+    spans = None if house.tracing is None else house.tracing.requests()
+    app.add_middleware(CountRequests, metrics=house.metrics.http, spans=spans)
     app.add_middleware(SecureHeaders)
     _install_domain_errors(app)
     for routes in (
@@ -110,9 +114,10 @@ class CountRequests:
     """Counts answers, by the time until they begin: a stream has no end. Plain ASGI, since Starlette's own base of
     middleware starts a task for each request."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics, spans: RequestSpans | None = None) -> None:
         self._app = app
         self._metrics = metrics
+        self._spans = spans
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -124,7 +129,10 @@ class CountRequests:
         def answered(status: int) -> None:
             # The pattern, not the path: paths are without number. Unknown ones have none.
             route = getattr(scope.get("route"), "path", "unknown")
-            self._metrics.answered(scope["method"], route, status, perf_counter() - begin_s)
+            seconds = perf_counter() - begin_s
+            self._metrics.answered(scope["method"], route, status, seconds)
+            if self._spans is not None:
+                self._spans.answered(scope, route, status, seconds)
 
         async def count(message: Message) -> None:
             nonlocal begun

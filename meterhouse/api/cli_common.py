@@ -27,6 +27,7 @@ from meterhouse.api.metrics_server import MetricsError
 from meterhouse.api.pages import ListingGone
 from meterhouse.api.quality_desk import QualityMissing
 from meterhouse.api.settings import Settings
+from meterhouse.api.wiring_edges import TracesMissing
 from meterhouse.ingest.log import LogError
 from meterhouse.streams.alerts import ChannelMissing, OutboxUnavailable
 from meterhouse.streams.budget_desk import BudgetWorkerStopped
@@ -46,7 +47,7 @@ WRONG_USE: Final = 2
 _FAILURES: Final = (
     LogError, LakeError, LedgerUnavailable, MeterStopped, BudgetWorkerStopped, OutboxUnavailable, ControlConflict,
     ControlUnavailable, DatabaseTooNew, BooksError, MetricsError, ChannelMissing, NoSuch, ListingGone, KeyOver,
-    QualityMissing,
+    QualityMissing, TracesMissing,
 )  # fmt: skip
 
 FILE_WIDTH: Final = 160

@@ -61,7 +61,7 @@ class ForeignIngest:
         """How many of the spans were rejected, and why the first was. Raises Problem: `unavailable`."""
         terms, stamp = self._terms.current(), self._stamp()
         events = [event for span in spans if (event := otlp.translated(span, terms, stamp)) is not None]
-        self._house.metrics.left_out(OTLP, len(spans) - len(events))
+        self._house.metrics.http.left_out(OTLP, len(spans) - len(events))
         if events:
             self._append(events)
         rules = Rules(stamp.arrived_us, terms.tenants, self._house.lateness)
@@ -84,7 +84,7 @@ class ForeignIngest:
             raise self.withhold(str(wrong), len(body)) from None
         terms, stamp = self._terms.current(), self._stamp()
         events = [event for piece in pieces if (event := translate(piece, terms, stamp)) is not None]
-        self._house.metrics.left_out(format_, len(pieces) - len(events))
+        self._house.metrics.http.left_out(format_, len(pieces) - len(events))
         if len(pieces) == 1 and not body.lstrip().startswith(b"["):
             for event in events:
                 self._ingest.take(event)

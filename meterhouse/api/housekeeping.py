@@ -5,11 +5,13 @@ one at a time does it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
 import structlog
 
+from meterhouse.api.metrics_workers import MaintenanceMetrics
 from meterhouse.ingest.log import USAGE_EVENTS, EventLog
 from meterhouse.ingest.sqlite_log import SqliteLog
 from meterhouse.streams.ledger import Ledger, LedgerUnavailable
@@ -24,6 +26,7 @@ DELTAS_EVERY_US: Final = 8_000_000
 """Between two merges of deltas: some eight commits. A file costs a report 0.6 ms of processor time."""
 
 
+@dataclass(kw_only=True)
 class Housekeeping:
     """Does its round every `every_s` seconds of commits, and merges deltas every DELTAS_EVERY_US. What is not due
     costs a look at the clock.
@@ -31,52 +34,49 @@ class Housekeeping:
     `held(now_us)`: the lake snapshots that listings are read from, which stay.
     """
 
-    def __init__(
-        self,
-        *,
-        every_s: float,
-        lake: Lake,
-        ledger: Ledger,
-        log: EventLog,
-        clock: Callable[[], int],
-        held: Callable[[int], Collection[int]],
-    ) -> None:
-        self._every_us = int(every_s * 1e6)
-        self._lake, self._ledger, self._log, self._clock = lake, ledger, log, clock
-        self._held = held
-        self._last_us = clock()
-        self._deltas_us = self._last_us
+    every_s: float
+    lake: Lake
+    ledger: Ledger
+    log: EventLog
+    clock: Callable[[], int]
+    held: Callable[[int], Collection[int]]
+    watch: MaintenanceMetrics
+
+    def __post_init__(self) -> None:
+        self._last_us = self._deltas_us = self.clock()
 
     def between_commits(self) -> None:
         """Called on the ledger's thread while no transaction is open."""
-        now_us = self._clock()
-        if now_us - self._last_us >= self._every_us:
+        now_us = self.clock()
+        if now_us - self._last_us >= self.every_s * 1e6:
             self._last_us = self._deltas_us = now_us
             self.round(now_us)
         # On PostgreSQL the commits of all meters would wait for it: there it is left to the rounds.
-        elif now_us - self._deltas_us >= DELTAS_EVERY_US and not self._lake.config.on_postgres:
+        elif now_us - self._deltas_us >= DELTAS_EVERY_US and not self.lake.config.on_postgres:
             self._deltas_us = now_us
-            report = merge_deltas(self._lake, now_us)
+            report = merge_deltas(self.lake, now_us)
+            self.watch.maintained(report)
             if report.trouble:
                 _log.warning("deltas are not merged", trouble=report.trouble)
 
     def round(self, now_us: int) -> None:
         try:
-            held = self._held(now_us)
+            held = self.held(now_us)
         except ControlUnavailable as trouble:
             _log.warning("the lake was not maintained: who reads what of it is not known", reason=str(trouble))
             return
-        report = maintain(self._lake, now_us, held=held)
+        report = maintain(self.lake, now_us, held=held)
+        self.watch.round_done(report)
         if report.merged_into:
             # The row groups of merged charges: the C library would keep the room, 200 MiB of it after some millions.
             pa.default_memory_pool().release_unused()
         removed = 0
-        if isinstance(self._log, SqliteLog):
+        if isinstance(self.log, SqliteLog):
             try:
-                positions = self._ledger.positions()
+                positions = self.ledger.positions()
             except LedgerUnavailable as trouble:
                 _log.warning("nothing was removed from the log", reason=str(trouble))
                 return
             keep_from = {(USAGE_EVENTS, p): position.next_offset for p, position in positions.items()}
-            removed = self._log.enforce_retention(now_us, keep_from)
+            removed = self.log.enforce_retention(now_us, keep_from)
         _log.info("housekeeping done", report=str(report), log_records_removed=removed)

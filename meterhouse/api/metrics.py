@@ -1,12 +1,13 @@
-"""`/metrics` of a process: what its workers and routes count, as Prometheus's text. The names are a contract."""
+"""`/metrics` of a process as Prometheus's text: what its routes, its gate and its workers count (`metrics_workers`)."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter as Tally
+import shutil
 from collections.abc import Callable
-from dataclasses import fields
-from typing import Final
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Final, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,149 +19,155 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from meterhouse.api.metrics_workers import (
+    SECONDS,
+    AlertMetrics,
+    BudgetMetrics,
+    LookoutMetrics,
+    MaintenanceMetrics,
+    MeterMetrics,
+    counter,
+)
+from meterhouse.ingest.formats.event_types import DOCUMENTS
 from meterhouse.streams.gate_decision import Outcome, Reason
-from meterhouse.streams.ledger import Counts, Processed
-from meterhouse.streams.watch import Delivered, Lag
 
-_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_EVENTS: Final = (1, 10, 100, 1_000, 5_000, 20_000, 50_000, 100_000, 200_000, 500_000)
-_OUTCOMES: Final = tuple(field.name for field in fields(Counts) if field.name != "read")
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""What else the parser of requests takes, WebDAV's thirty, is counted as `other`."""
+
+
+def method_of(told: str) -> str:
+    """A method, or `other`."""
+    return told if told in METHODS else "other"
 
 
 class Metrics:
-    """The metrics of one process: it watches meter, budget worker, alert sender and routes. Thread-safe."""
+    """The metrics of one process; what it runs is made when it is first asked for. Thread-safe once made."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
-        self._make_meter()
-        self._make_budgets()
-        here = self.registry
-        self._admissions = Counter("meterhouse_admissions", "Admissions decided", ("outcome", "reason"), registry=here)
+        self._retries = Counter(
+            "meterhouse_retries", "What failed and was tried again, by who and by what was away", ("worker", "away"),
+            registry=self.registry,
+        )  # fmt: skip
+
+    # -- workers ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def meter(self) -> MeterMetrics:
+        return MeterMetrics(self.registry, self._retries)
+
+    @cached_property
+    def maintenance(self) -> MaintenanceMetrics:
+        return MaintenanceMetrics(self.registry)
+
+    @cached_property
+    def budgets(self) -> BudgetMetrics:
+        return BudgetMetrics(self.registry, self._retries)
+
+    @cached_property
+    def alerts(self) -> AlertMetrics:
+        return AlertMetrics(self.registry, self._retries)
+
+    @cached_property
+    def lookout(self) -> LookoutMetrics:
+        return LookoutMetrics(self.registry, self._retries)
+
+    # -- what a server does ----------------------------------------------------------------------------------------
+
+    @cached_property
+    def http(self) -> HttpMetrics:
+        return HttpMetrics(self.registry)
+
+    @cached_property
+    def gate(self) -> GateMetrics:
+        return GateMetrics(self.registry)
+
+    # -- what every process stands on ------------------------------------------------------------------------------
+
+    @cached_property
+    def control(self) -> ControlMetrics:
+        return ControlMetrics(self.registry)
+
+    def watch_disk(self, **folders: Path) -> None:
+        """From now on the disks of these folders are asked at each scrape."""
+        for name, read in (("total", 0), ("free", 2)):
+            gauge = Gauge(
+                f"meterhouse_disk_{name}_bytes", f"Disk of a folder of this process: {name}", ("folder",),
+                registry=self.registry,
+            )  # fmt: skip
+            for label, folder in folders.items():
+                gauge.labels(label).set_function(partial(_disk, folder, read))
+
+
+def _disk(folder: Path, place: int) -> float:
+    """Total, used or free bytes of the disk on which a folder is, or will be."""
+    there = next((each for each in (folder, *folder.absolute().parents) if each.exists()), Path("/"))
+    return float(shutil.disk_usage(there)[place])
+
+
+class HttpMetrics:
+    """Counts answers. `route` is the route's pattern: paths are without number."""
+
+    def __init__(self, here: CollectorRegistry) -> None:
         self._requests = Counter(
             "meterhouse_http_requests", "HTTP requests answered", ("method", "route", "status"), registry=here
         )
         self._request_s = Histogram(
-            "meterhouse_http_request_seconds", "Time to answer", ("route",), buckets=_SECONDS, registry=here
+            "meterhouse_http_request_seconds", "Time to answer", ("route",), buckets=SECONDS, registry=here
         )
-
-        self._left_out = Counter(
-            "meterhouse_foreign_left_out", "Elements of foreign bodies that are no tenant's requests", ("format",),
-            registry=here,
+        self._left_out = counter(
+            here, "meterhouse_foreign_left_out", "Elements of foreign bodies that are no tenant's requests", "format",
+            DOCUMENTS,
         )  # fmt: skip
 
-    def _make_meter(self) -> None:
-        here = self.registry
-        self._records = Counter("meterhouse_records_read", "Records read from usage.events", registry=here)
-        self._poll_events = Histogram("meterhouse_poll_events", "Events of one poll", buckets=_EVENTS, registry=here)
-        self._process_s = Histogram(
-            "meterhouse_process_seconds", "Decode to roll-up of one poll", buckets=_SECONDS, registry=here
-        )
-        self._events = Counter(
-            "meterhouse_events", "Events committed, by what became of them", ("outcome",), registry=here
-        )
-        self._rejects = Counter("meterhouse_rejects", "Rejects committed", ("reason",), registry=here)
-        self._commit_s = Histogram("meterhouse_commit_seconds", "Time of a commit", buckets=_SECONDS, registry=here)
-        self._commit_events = Histogram(
-            "meterhouse_commit_events", "Events of a commit", buckets=_EVENTS, registry=here
-        )
-        self._fenced = Counter("meterhouse_fenced_commits", "Commits that another meter fenced", registry=here)
-        self._lag_records = Gauge("meterhouse_lag_records", "Records not yet processed", ("partition",), registry=here)
-        self._lag_s = Gauge(
-            "meterhouse_lag_seconds", "Age of the last record processed, while others wait", ("partition",),
-            registry=here,
-        )  # fmt: skip
-        self._buffered = Gauge("meterhouse_buffered_events", "Events processed and not committed", registry=here)
-        self._ids = Gauge("meterhouse_dedupe_ids", "Ids in the dedupe indexes", registry=here)
-        self._id_bytes = Gauge("meterhouse_dedupe_bytes", "Memory of the dedupe indexes", registry=here)
-        for outcome in _OUTCOMES:
-            self._events.labels(outcome)  # there from the start, so that a rate begins at 0
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        self._requests.labels(method_of(method), route, str(status)).inc()
+        self._request_s.labels(route).observe(seconds)
 
-    def _make_budgets(self) -> None:
-        here = self.registry
-        self._totals = Counter("meterhouse_budget_totals_read", "Budget totals read", registry=here)
-        self._states = Counter("meterhouse_budget_states_said", "Budget states published", registry=here)
-        self._raised = Counter("meterhouse_alerts_raised", "Alerts raised", registry=here)
-        self._alerts = Counter(
-            "meterhouse_alert_deliveries", "Tries to deliver an alert", ("channel", "outcome"), registry=here
-        )
-        self._alert_s = Histogram(
-            "meterhouse_alert_delay_seconds", "From raised to delivered", ("channel",), buckets=_SECONDS, registry=here
-        )
+    def left_out(self, format_: str, elements: int) -> None:
+        self._left_out.labels(format_).inc(elements)
 
-    # -- the meter -------------------------------------------------------------------------------------------------
 
-    def processed(self, unit: Processed, records: int, seconds: float) -> None:
-        self._records.inc(records)
-        self._poll_events.observe(_counts(unit).read)
-        self._process_s.observe(seconds)
+class GateMetrics:
+    """Counts admissions."""
 
-    def committed(self, unit: Processed, seconds: float) -> None:
-        counts = _counts(unit)
-        self._commit_s.observe(seconds)
-        self._commit_events.observe(counts.read)
-        for outcome in _OUTCOMES:
-            self._events.labels(outcome).inc(getattr(counts, outcome))
-        for reason, number in Tally(reject.reason.value for reject in unit.rejects).items():
-            self._rejects.labels(reason).inc(number)
-
-    def fenced(self, partitions: int) -> None:
-        self._fenced.inc()
-
-    def stands(self, lag: Lag, buffered_events: int, ids: int, id_bytes: int) -> None:
-        for gauge, values in ((self._lag_records, lag.records), (self._lag_s, lag.seconds)):
-            gauge.clear()  # partitions go to other meters
-            for partition, value in values.items():
-                gauge.labels(str(partition)).set(value)
-        self._buffered.set(buffered_events)
-        self._ids.set(ids)
-        self._id_bytes.set(id_bytes)
-
-    # -- the others ------------------------------------------------------------------------------------------------
-
-    def judged(self, totals: int, states: int, alerts: int) -> None:
-        self._totals.inc(totals)
-        self._states.inc(states)
-        self._raised.inc(alerts)
-
-    def tried(self, channel: str, outcome: Delivered, seconds: float) -> None:
-        self._alerts.labels(channel, outcome).inc()
-        if outcome == "delivered":
-            self._alert_s.labels(channel).observe(seconds)
-
-    # -- the gate --------------------------------------------------------------------------------------------------
+    def __init__(self, here: CollectorRegistry) -> None:
+        self._registry = here
+        self._admissions = Counter("meterhouse_admissions", "Admissions decided", ("outcome", "reason"), registry=here)
+        self._admissions.labels("allow", "none")
+        for reason in get_args(Reason):
+            self._admissions.labels("throttle" if reason == "throttled" else "refuse", reason)
 
     def admitted(self, outcome: Outcome, reason: Reason | None) -> None:
         self._admissions.labels(outcome, reason or "none").inc()
 
-    def watch_gate(self, reservations: Callable[[], int], state_age_s: Callable[[], float | None]) -> None:
+    def watch(self, reservations: Callable[[], int], state_age_s: Callable[[], float | None]) -> None:
         """From now on these are asked at each scrape."""
 
         def age_s() -> float:
             return math.nan if (age := state_age_s()) is None else age
 
-        Gauge("meterhouse_reservations", "Reservations held", registry=self.registry).set_function(reservations)
+        Gauge("meterhouse_reservations", "Reservations held", registry=self._registry).set_function(reservations)
         Gauge(
             "meterhouse_budget_state_age_seconds", "Age of the spend that admissions are judged by",
-            registry=self.registry,
+            registry=self._registry,
         ).set_function(age_s)  # fmt: skip
 
-    def left_out(self, format_: str, elements: int) -> None:
-        self._left_out.labels(format_).inc(elements)
 
-    # -- routes ----------------------------------------------------------------------------------------------------
+class ControlMetrics:
+    """Which control data is in force here."""
 
-    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """A request was answered. `route` is the route's pattern: paths are without number."""
-        self._requests.labels(method, route, str(status)).inc()
-        self._request_s.labels(route).observe(seconds)
+    def __init__(self, here: CollectorRegistry) -> None:
+        self._version = Gauge("meterhouse_control_version", "Version of the control data in force here", registry=here)
+        self._away = Counter(
+            "meterhouse_control_away", "Looks for new control data that failed; the last is used", registry=here
+        )
 
+    def follows(self, version: int) -> None:
+        self._version.set(version)
 
-def _counts(unit: Processed) -> Counts:
-    pairs = ((unit.before[p].counts, position.counts) for p, position in unit.after.items())
-    names = Counts.__slots__
-    return sum(
-        (Counts(*(getattr(after, name) - getattr(before, name) for name in names)) for before, after in pairs), Counts()
-    )
+    def away(self) -> None:
+        self._away.inc()

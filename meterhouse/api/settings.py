@@ -65,6 +65,10 @@ class Settings(BaseSettings):
     s3_region: str = Field("us-east-1", min_length=1)
     metrics_port: int | None = Field(None, ge=0, le=65_535, description="serves /metrics of this process; 0: any port")
     metrics_host: str = Field("127.0.0.1", description="address that /metrics binds")
+    traces_url: str | None = Field(
+        None, description="http(s):// that OpenTelemetry's traces are posted to; unset: none"
+    )
+    traces_share: float = Field(0.1, ge=0, le=1, description="of the traces that begin here, how many are sent")
     partitions: int = Field(4, ge=1, le=64, description="partitions of usage.events when it is created")
     log_max_bytes: int = Field(64 * 2**30, gt=0, description="size limit of the embedded log, bytes")
     log_retention_days: int = Field(35, ge=1, description="how long the log keeps usage events")
@@ -156,13 +160,13 @@ class Settings(BaseSettings):
                 raise ValueError("write http://host:port or https://host, without user, password or path")
         return endpoint
 
-    @field_validator("alertmanager_url")
+    @field_validator("alertmanager_url", "traces_url")
     @classmethod
     def _is_web_address(cls, url: str | None) -> str | None:
         if url is not None:
             parts = urlsplit(url)
             if parts.scheme not in {"http", "https"} or not parts.netloc or "@" in parts.netloc or parts.query:
-                raise ValueError("write http://host:port, or https://host with its prefix, without user or password")
+                raise ValueError("write http://host:port, or https://host with its path, without user or password")
         return url
 
     @field_validator("oidc_issuer", "oidc_jwks_url")

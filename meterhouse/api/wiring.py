@@ -17,6 +17,7 @@ from meterhouse.api.clock import now_us
 from meterhouse.api.head_keeper import HeadKeeper
 from meterhouse.api.housekeeping import Housekeeping
 from meterhouse.api.settings import Settings
+from meterhouse.api.wiring_edges import channels_of, tokens_of, tracing_of
 from meterhouse.ingest.event import Lateness
 from meterhouse.ingest.log import EventLog, LogError, TopicSpec
 from meterhouse.ingest.sqlite_log import SqliteLog
@@ -44,11 +45,10 @@ from meterhouse.warehouse.silences import SqlSilences
 if TYPE_CHECKING:
     from meterhouse.api.admissions import Admissions
     from meterhouse.api.auth.authentication import Authentication
-    from meterhouse.api.auth.oidc import OidcTokens
     from meterhouse.api.metrics import Metrics
+    from meterhouse.api.tracing import Tracing
     from meterhouse.ingest.kafka_log import KafkaLog
     from meterhouse.streams.alert_sender import AlertSender
-    from meterhouse.streams.channels import Channel
     from meterhouse.warehouse.lookout import Lookout
     from meterhouse.warehouse.quality.runs import Quality
 
@@ -107,7 +107,17 @@ class House:
         # Here, since a report needs none.
         from meterhouse.api.metrics import Metrics
 
-        return Metrics()
+        made = Metrics()
+        made.watch_disk(home=self.settings.home, dedupe=self.settings.dedupe_folder)
+        return made
+
+    @cached_property
+    def tracing(self) -> Tracing | None:
+        """The spans of this process; None: nobody asked for them. Raises TracesMissing."""
+        made = tracing_of(self.settings)
+        if made is not None:
+            self._closing.callback(made.close)
+        return made
 
     @cached_property
     def control(self) -> ControlStore:
@@ -173,8 +183,8 @@ class House:
         hub = StateHub(gate)
         prices = self._closing.enter_context(PriceBook(self._steady_snapshot))
         self._closing.enter_context(LogFeed(log, hub))
-        made = Admissions(gate, hub, prices, self.metrics, now_us)
-        self.metrics.watch_gate(lambda: gate.reservations, made.state_age_s)
+        made = Admissions(gate, hub, prices, self.metrics.gate, now_us)
+        self.metrics.gate.watch(lambda: gate.reservations, made.state_age_s)
         return made
 
     @cached_property
@@ -191,7 +201,7 @@ class House:
 
         doors = Doors(
             KeyRing(self.keys, self._steady_snapshot, now_us),
-            _tokens(self.settings),
+            tokens_of(self.settings),
             RefusalLog(self._database, now_us),
         )
         return self._closing.enter_context(Authentication(self.settings.auth, doors))
@@ -212,8 +222,10 @@ class House:
             log=self.log,
             clock=now_us,
             held=self.listings.held,
+            watch=self.metrics.maintenance,
         )
         _ = self._head_keeper
+        watch = self.metrics.meter
         return Meter(
             log=self.log,
             ledger=ledger,
@@ -227,7 +239,9 @@ class House:
                 window_hours=settings.dedupe_window_hours,
                 lateness=self.lateness,
             ),
-            hooks=MeterHooks(self.metrics, housekeeping.between_commits, self.dedupe()),
+            hooks=MeterHooks(
+                self.tracing.meter(watch) if self.tracing else watch, housekeeping.between_commits, self.dedupe()
+            ),
         )
 
     @cached_property
@@ -248,7 +262,7 @@ class House:
         """On Kafka a member of the group of budget workers; its caller closes it."""
         log, settings = self._ungrouped_log, self.settings
         self._looked_s = float("-inf")
-        desk = BudgetDesk(log, self._steady_snapshot, self.outbox, now_us, self.lateness, watch=self.metrics)
+        desk = BudgetDesk(log, self._steady_snapshot, self.outbox, now_us, self.lateness, watch=self.metrics.budgets)
         if settings.kafka_bootstrap is None:
             return EmbeddedBudgetWorker(log, desk)
         # Here, since Faust is loaded only where there is an address.
@@ -270,24 +284,27 @@ class House:
         # Here, since an HTTP client's import is felt at every report.
         from meterhouse.streams.alert_sender import AlertSender
 
-        sender = AlertSender(self.outbox, self.silences, _channels(self.settings), clock=now_us, watch=self.metrics)
+        channels, watch = channels_of(self.settings), self.metrics.alerts
+        for channel in channels:
+            watch.has(channel.name)
+        sender = AlertSender(self.outbox, self.silences, channels, clock=now_us, watch=watch)
         self._closing.callback(sender.close)
         return sender
 
     def lookout(self) -> Lookout:
         # Here, since reports are imported where they are asked for.
-        from meterhouse.warehouse.lookout import Lookout, LookoutSettings
+        from meterhouse.warehouse.lookout import Lookout, LookoutSettings, Views
 
         settings = self.settings
         return Lookout(
-            lambda: self.lake,  # there may be none yet, nor topics: it waits for them
-            lambda: self._ungrouped_log,
-            self._steady_snapshot,
+            # There may be no lake yet, nor topics: it waits for them.
+            Views(lambda: self.lake, lambda: self._ungrouped_log, self._steady_snapshot),
             self.outbox,
             now_us,
             LookoutSettings(
                 settings.lookout_every_s, settings.meter_stuck_s, settings.meter_behind_s, settings.reconciliation
             ),
+            watch=self.metrics.lookout,
         )
 
     @cached_property
@@ -307,7 +324,9 @@ class House:
         self._looked_s = monotonic()
         try:
             self._last_snapshot = self.control.snapshot()
+            self.metrics.control.follows(self._last_snapshot.version)
         except ControlUnavailable as away:
+            self.metrics.control.away()
             if self._last_snapshot is None:
                 raise
             _log.warning("control data is not to be had; the last is used", reason=str(away))
@@ -341,43 +360,6 @@ def open_kafka(settings: Settings, group: str | None) -> KafkaLog:
             options=settings.client_options(),
         ),
     )
-
-
-def _tokens(settings: Settings) -> OidcTokens | None:
-    """Whoever checks the issuer's tokens, where there is one."""
-    if settings.oidc_issuer is None or settings.oidc_audience is None:  # settings with the one have the other
-        return None
-    from meterhouse.api.auth.oidc import OidcSettings, OidcTokens
-
-    return OidcTokens(
-        OidcSettings(
-            issuer=settings.oidc_issuer,
-            audience=settings.oidc_audience,
-            jwks_url=settings.oidc_jwks_url,
-            algorithms=tuple(settings.oidc_algorithms.split()),
-            clock_skew_s=settings.oidc_clock_skew_s,
-            role_claim=settings.oidc_role_claim,
-            grants_claim=settings.oidc_grants_claim,
-        )
-    )
-
-
-def _channels(settings: Settings) -> list[Channel]:
-    """Each channel that is configured; none: the log. Raises ChannelMissing."""
-    from meterhouse.streams.alertmanager import Alertmanager
-    from meterhouse.streams.channels import LogLine, Webhook
-
-    channels: list[Channel] = []
-    if settings.webhook_url:
-        secret = settings.webhook_secret.get_secret_value().encode() if settings.webhook_secret else None
-        channels.append(Webhook(settings.webhook_url, secret, clock=now_us))
-    if settings.alertmanager_url:
-        channels.append(Alertmanager(settings.alertmanager_url))
-    if settings.apprise_urls:
-        from meterhouse.streams.apprise_channel import apprise_channels
-
-        channels += apprise_channels(settings.apprise_urls.get_secret_value().split())
-    return channels or [LogLine()]
 
 
 def _lake_config(settings: Settings) -> LakeConfig:

@@ -29,6 +29,8 @@ ROUND: Final = 100
 IDLE_S: Final = 0.1
 """Between two rounds: an alert is posted within a second of being raised. An empty one costs a query by an index."""
 MAX_WAIT_S: Final = 30.0
+DEPTH_EVERY_US: Final = 5_000_000
+"""How often the outbox is asked how many wait: a scraper comes less often."""
 MAX_OUTBOX_FAILURES: Final = 20
 """One after another: about seven minutes without a control database, then stop loudly."""
 LANE_ALERTS: Final = 200
@@ -106,6 +108,7 @@ class AlertSender:
         self._silences = silences
         self._clock = clock
         self._policy = policy or RetryPolicy()
+        self._depth_us: int | None = None  # when it was told last
         self._names = tuple(channel.name for channel in channels)
         self._lanes = [
             _Lane(channel, ThreadPoolExecutor(channel.threads, thread_name_prefix=channel.name)) for channel in channels
@@ -126,6 +129,7 @@ class AlertSender:
                 trouble = 0
             except OutboxUnavailable as reason:
                 trouble += 1
+                self._watch.tries_again("control")
                 if trouble >= MAX_OUTBOX_FAILURES:
                     raise
                 _log.warning("alert outbox unavailable, will try again", reason=str(reason))
@@ -153,7 +157,14 @@ class AlertSender:
         tried = sum(self._hand_over(entry, now_us) for entry in self._outbox.due(now_us, ROUND + under_way))
         for lane in self._lanes:
             self._hand_over_repost(lane, now_us)
+        self._tell_depth(now_us)
         return tried
+
+    def _tell_depth(self, now_us: int) -> None:
+        if self._depth_us is None or now_us - self._depth_us >= DEPTH_EVERY_US:
+            self._depth_us = now_us
+            alerts, oldest_us = self._outbox.waiting()
+            self._watch.waits(alerts, 0.0 if oldest_us is None else max(0.0, (now_us - oldest_us) / 1e6))
 
     def _collect(self) -> None:
         """Raises what a post under way raised: trouble of the outbox."""

@@ -203,6 +203,10 @@ class AlertOutbox(Protocol):
         """At most `limit` waiting entries with `next_attempt_us` <= now, by (next_attempt_us, id) ascending."""
         ...
 
+    def waiting(self) -> tuple[int, int | None]:
+        """How many entries wait, due now or later, and when the first of them was raised (`created_us`)."""
+        ...
+
     def record(self, alert_id: str, deliveries: Mapping[str, Delivery], wanted: Sequence[str]) -> None:
         """What became of it on these channels, as `recorded` says; `wanted`: the channels that shall have it."""
         ...
@@ -255,6 +259,11 @@ class MemoryOutbox:
             ]
             due = [entry for at_us, _, entry in sorted(waiting, key=lambda row: row[:2]) if at_us <= now_us][:limit]
             return [self._told(entry) for entry in due]
+
+    def waiting(self) -> tuple[int, int | None]:
+        with self._lock:
+            raised = [e.alert.created_us for e in self._entries.values() if e.next_attempt_us is not None]
+        return len(raised), min(raised, default=None)
 
     def record(self, alert_id: str, deliveries: Mapping[str, Delivery], wanted: Sequence[str]) -> None:
         with self._lock:

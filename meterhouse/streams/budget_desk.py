@@ -35,7 +35,7 @@ from meterhouse.streams.budget_book import BudgetBook, Due
 from meterhouse.streams.budget_totals import read_total
 from meterhouse.streams.control import Snapshot
 from meterhouse.streams.gate_wire import fresh_key, state_key, terms_key
-from meterhouse.streams.watch import BudgetWatch, Unwatched
+from meterhouse.streams.watch import BudgetWatch, TroubleWatch, Unwatched
 
 APPEND_RECORDS: Final = 5_000
 """2 MB of states in one append: others wait for it."""
@@ -58,12 +58,14 @@ class BudgetWorkerStopped(Exception):
 class Patience:
     """How long passing trouble is borne."""
 
-    def __init__(self) -> None:
+    def __init__(self, watch: TroubleWatch | None = None) -> None:
+        self._watch = watch or Unwatched()
         self._failures = 0
 
     def delay_s(self, trouble: Exception) -> float:
         """How long to wait before the next try. Raises BudgetWorkerStopped when trouble does not pass."""
         self._failures += 1
+        self._watch.tries_again("control" if isinstance(trouble, OutboxUnavailable) else "log")
         if self._failures >= MAX_FAILURES:
             raise BudgetWorkerStopped(
                 f"{self._failures} failures one after another, the last: {trouble}. Nothing is lost: totals stay in"
@@ -114,7 +116,7 @@ class BudgetDesk:
         self._outbox = outbox
         self._clock = clock
         self._lateness = lateness
-        self._watch = watch or Unwatched()
+        self.watch = watch or Unwatched()
         self._partitions = log.partitions(BUDGET_TOTALS)
         self._open: dict[int, _Open] = {}
         self._was_assigned = False
@@ -209,7 +211,7 @@ class BudgetDesk:
             opened.said_to = opened.read_to
         for partition, offset in said:
             self._open[partition].hear_own(offset)
-        self._watch.judged(totals, sum(len(due.states) for due in dues.values()), alerts)
+        self.watch.judged(totals, sum(len(due.states) for due in dues.values()), alerts)
 
     def idle(self) -> bool:
         """Is all that the log holds of our partitions taken in, and all that follows from it said?"""

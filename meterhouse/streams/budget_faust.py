@@ -60,7 +60,7 @@ class FaustBudgetWorker:
         self._desk = desk
         self._settings = settings
         self._credentials = credentials_of(settings.options)
-        self._patience = Patience()
+        self._patience = Patience(desk.watch)
         # One thread, so that the desk is used by one at a time.
         self._at_desk = ThreadPoolExecutor(1, thread_name_prefix="desk")
 

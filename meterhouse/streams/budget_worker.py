@@ -38,7 +38,7 @@ class EmbeddedBudgetWorker:
 
     def __init__(self, log: EventLog, desk: BudgetDesk) -> None:
         self._desk = desk
-        self._patience = Patience()
+        self._patience = Patience(desk.watch)
         self._consumer = log.consumer(BUDGET_TOTALS, on_assign=self._assigned)
 
     def run(self, stop: threading.Event) -> None:

@@ -19,7 +19,7 @@ from meterhouse.ingest.log import EventLog, LogFull, LogUnavailable, Message
 from meterhouse.ingest.log_limits import record_bytes
 from meterhouse.streams.ledger import Fenced, LayoutChanged, Ledger, LedgerUnavailable, Processed
 from meterhouse.streams.pipeline import without
-from meterhouse.streams.watch import MeterHooks
+from meterhouse.streams.watch import Away, MeterHooks
 
 T = TypeVar("T")
 
@@ -118,7 +118,7 @@ class Committer:
             wait=wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S),
             stop=is_over,
             sleep=self._sleep,
-            before_sleep=_note,
+            before_sleep=self._note,
             reraise=True,
         )
         try:
@@ -133,6 +133,11 @@ class Committer:
 
     def close(self) -> None:
         self._thread.shutdown(wait=True)
+
+    def _note(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        self._hooks.watch.tries_again(away_of(error))
+        _log.warning("trying again", reason=str(error), attempt=state.attempt_number)
 
     def _sleep(self, seconds: float) -> None:
         if self.stop.is_set():
@@ -187,6 +192,8 @@ def in_appends(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
         yield messages[start:]
 
 
-def _note(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    _log.warning("trying again", reason=str(error), attempt=state.attempt_number)
+def away_of(trouble: BaseException | None) -> Away:
+    """What was not to be had."""
+    if isinstance(trouble, LedgerUnavailable):
+        return "lake"
+    return "log_full" if isinstance(trouble, LogFull) else "log"

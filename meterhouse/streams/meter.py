@@ -40,7 +40,7 @@ from meterhouse.streams.meter_buffer import Buffer, Work, events_read
 from meterhouse.streams.pipeline import process_run
 from meterhouse.streams.rate_card import compile_rates
 from meterhouse.streams.totals_publisher import TotalsPublisher
-from meterhouse.streams.watch import Lag, MeterHooks
+from meterhouse.streams.watch import Lag, MeterHooks, Stand, Turn
 
 __all__ = ["Meter", "MeterSettings", "MeterStopped", "Progress"]
 
@@ -154,11 +154,13 @@ class Meter:
         full = self._buffer.events >= self.settings.buffer_events
         self._settle(block=full or self._buffer.payload_bytes >= self.settings.buffer_bytes)
         self._follow_control()
+        begin_s = perf_counter()
         polled = self._consumer.poll(self.settings.poll_records, self.settings.poll_timeout_s)
+        poll_s = perf_counter() - begin_s
         if self._dropped:
             polled = self._take_over_again(polled)
         if polled:
-            self._process(polled)
+            self._process(polled, poll_s)
         self._start_commit()
         self._look_at_lag()
         return bool(polled)
@@ -189,11 +191,12 @@ class Meter:
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    def _process(self, polled: Sequence[Records]) -> None:
+    def _process(self, polled: Sequence[Records], poll_s: float) -> None:
         begin_s = perf_counter()
         decoded = self._decoder.decode(
             polled, tenants=self._tenants, lateness=self.settings.lateness, partitions=self._layout
         )
+        decoded_s = perf_counter()
         before = {records.partition: self._positions[records.partition] for records in polled}
         try:
             unit = process_run(polled, decoded, before, self._indexes, self._rates)
@@ -207,7 +210,7 @@ class Meter:
         self._processed += events_read(unit)
         records = sum(len(run) for run in polled)
         self._records += records
-        self._watch.processed(unit, records, perf_counter() - begin_s)
+        self._watch.processed(unit, Turn(records, poll_s, decoded_s - begin_s, perf_counter() - decoded_s))
 
     def _follow_control(self) -> None:
         """Takes over new control data at a batch boundary: what was rated before is committed first, so that totals
@@ -249,7 +252,7 @@ class Meter:
         self._say_how_far(records, asked_us)
         indexes = self._indexes.values()
         sizes = sum(map(len, indexes)), sum(index.nbytes for index in indexes)
-        self._watch.stands(self._lag, self._buffer.events, *sizes)
+        self._watch.stands(Stand(self._lag, self._buffer.events, *sizes))
 
     def _say_how_far(self, unread: Mapping[int, int], asked_us: int) -> None:
         """Marks how far the totals have come: to the moment `asked_us`, where nothing was unread then."""

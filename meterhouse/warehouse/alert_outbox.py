@@ -58,6 +58,14 @@ class SqlAlertOutbox:
         )
         return self._read(query)
 
+    def waiting(self) -> tuple[int, int | None]:
+        query = sa.select(sa.func.count(), sa.func.min(ALERTS.c.created_us)).where(
+            ALERTS.c.next_attempt_us.is_not(None)
+        )
+        with available(), reading(self._engine) as connection:
+            count, oldest_us = connection.execute(query).one()
+        return count, oldest_us
+
     def record(self, alert_id: str, deliveries: Mapping[str, Delivery], wanted: Sequence[str]) -> None:
         self._change(alert_id, lambda entry: recorded(entry, deliveries, wanted))
 

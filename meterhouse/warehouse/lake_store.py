@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from meterhouse.warehouse.lake_schema import sql_text
 
 if TYPE_CHECKING:
-    from pyarrow.fs import S3FileSystem
+    from pyarrow.fs import FileSystem, S3FileSystem
 
 # A request that stalls is given up after the second try: a commit fails after 35 s, and the meter tries it again.
 _CONNECT_TIMEOUT_S: Final = 3
@@ -94,6 +94,10 @@ class LakeStore(Protocol):
         """Removes a file, or what there is of it."""
         ...
 
+    def total_bytes(self, paths: Sequence[str]) -> int:
+        """The size of these files together; one that is not there has none."""
+        ...
+
 
 class FolderStore:
     """Files below a folder of this machine."""
@@ -123,6 +127,11 @@ class FolderStore:
 
     def remove(self, path: str) -> None:
         Path(path).unlink(missing_ok=True)
+
+    def total_bytes(self, paths: Sequence[str]) -> int:
+        from pyarrow.fs import LocalFileSystem
+
+        return _total_bytes(LocalFileSystem(), paths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +256,12 @@ class S3Store:
         except OSError as trouble:
             raise self._told(trouble) from None
 
+    def total_bytes(self, paths: Sequence[str]) -> int:
+        try:
+            return _total_bytes(self._files, [_key(path) for path in paths])
+        except OSError as trouble:
+            raise self._told(trouble) from None
+
     def _told(self, trouble: OSError) -> StoreTrouble:
         text = self._place.without_secrets(str(trouble))
         return StoreTrouble(self._place.advice(text) or f"the lake's files at {self._place.named}: {text}")
@@ -264,6 +279,10 @@ def sync_file(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _total_bytes(files: FileSystem, paths: Sequence[str]) -> int:
+    return sum(found.size or 0 for found in files.get_file_info(list(paths)))
 
 
 def _key(url: str) -> str:

@@ -8,8 +8,9 @@ already is not raised again. When the reason is gone the alert is resolved.
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -36,6 +37,7 @@ from meterhouse.streams.lookout_rules import (
     unpriced_is_over,
 )
 from meterhouse.streams.reconciliation import Terms, reconciliation_alerts, reconciliation_is_over
+from meterhouse.streams.watch import Away, LookoutWatch, Sight, Unwatched
 from meterhouse.warehouse.control import ControlUnavailable
 from meterhouse.warehouse.lake import Lake, LakeError, LakeMissing
 from meterhouse.warehouse.reports.as_of import Freshness, Positions, as_of, positions_of
@@ -77,22 +79,32 @@ class LookoutSettings:
         return Patience(int(self.stuck_s * 1e6), int(self.behind_s * 1e6))
 
 
+@dataclass(frozen=True, slots=True)
+class Views:
+    """What a lookout looks at, asked for at every look. `lake` and `log` open what is not open yet: a lake that no
+    meter has made is waited for."""
+
+    lake: Callable[[], Lake]
+    log: Callable[[], EventLog]
+    snapshots: Callable[[], Snapshot]
+
+
 class Lookout:
-    """One thread runs it. `lake` and `log` open what they return when it is not open yet, and are called at every look:
-    a lake that no meter has made yet is waited for."""
+    """One thread runs it."""
 
     def __init__(
         self,
-        lake: Callable[[], Lake],
-        log: Callable[[], EventLog],
-        snapshots: Callable[[], Snapshot],
+        views: Views,
         outbox: AlertOutbox,
         clock: Callable[[], int],
         settings: LookoutSettings | None = None,
+        *,
+        watch: LookoutWatch | None = None,
     ) -> None:
-        self._lake, self._log, self._snapshots = lake, log, snapshots
+        self._views = views
         self._outbox, self._clock = outbox, clock
         self._settings = settings or LookoutSettings()
+        self._watch = watch or Unwatched()
         self._patience = self._settings.patience
         self._positions: Positions | None = None
         self._standing: dict[int, Standing] = {}
@@ -114,6 +126,7 @@ class Lookout:
             _log.info("the lookout waits for the lake", reason=str(missing))
             return False
         except _TROUBLE as trouble:
+            self._watch.tries_again(_away(trouble))
             _log.warning("the lookout could not look, will try again", reason=str(trouble))
             return False
         return True
@@ -121,24 +134,28 @@ class Lookout:
     def look(self) -> None:
         """Raises what is news now, and resolves what no longer is. Raises LakeError, LogError, OutboxUnavailable,
         ControlUnavailable."""
-        lake, snapshot, now_us = self._lake(), self._snapshots(), self._clock()
-        self._look_at_prices(lake, snapshot, now_us)
+        lake, snapshot, now_us = self._views.lake(), self._views.snapshots(), self._clock()
+        unpriced = self._look_at_prices(lake, snapshot, now_us)
         if self._forecast_is_due(snapshot, now_us):
             self._look_at_budgets(lake, snapshot, now_us)
             self._forecast_at = snapshot.version, now_us
         if self._reconciled_at_us is None or now_us - self._reconciled_at_us >= RECONCILE_EVERY_US:
             self._look_at_requests(lake, now_us)
             self._reconciled_at_us = now_us
-        self._look_at_meters(lake, now_us)
+        waiting = self._look_at_meters(lake, now_us)
+        partitions = [each.partition for each in self._positions.committed] if self._positions else []
+        self._watch.looked(_sight(partitions, waiting, unpriced, now_us))
 
     # -- prices ----------------------------------------------------------------------------------------------------
 
-    def _look_at_prices(self, lake: Lake, snapshot: Snapshot, now_us: int) -> None:
+    def _look_at_prices(self, lake: Lake, snapshot: Snapshot, now_us: int) -> int:
+        """How many models are without a price."""
         with lake.read() as cursor:
             # A day more: an event may be ahead of the clock.
             days = unpriced_days(cursor, now_us - UNPRICED_DAYS * DAY_US, now_us + DAY_US)
         found = unpriced_alerts(days, snapshot.rate_cards, now_us)
         self._tell("unpriced", found, lambda alert: unpriced_is_over(alert, found, snapshot.rate_cards, now_us), now_us)
+        return len(found)
 
     # -- budgets ---------------------------------------------------------------------------------------------------
 
@@ -168,7 +185,7 @@ class Lookout:
     # -- requests --------------------------------------------------------------------------------------------------
 
     def _look_at_requests(self, lake: Lake, now_us: int) -> None:
-        terms, ends = self._settings.reconciliation, self._log().end_offsets(USAGE_EVENTS)
+        terms, ends = self._settings.reconciliation, self._views.log().end_offsets(USAGE_EVENTS)
         with lake.read() as cursor:
             told = as_of(lake, cursor, Freshness(now_us, ends))
             lines, *_ = counted_lines(cursor, reach_of(Selection(now_us - RECONCILED_US, now_us), terms, told))
@@ -178,7 +195,8 @@ class Lookout:
 
     # -- meters ----------------------------------------------------------------------------------------------------
 
-    def _look_at_meters(self, lake: Lake, now_us: int) -> None:
+    def _look_at_meters(self, lake: Lake, now_us: int) -> Mapping[int, Waiting]:
+        """What waits, by partition."""
         before, now, found = self._standing, dict[int, Standing](), dict[str, Alert]()
         waiting = self._waiting(lake)
         for partition, waits in waiting.items():
@@ -196,11 +214,12 @@ class Lookout:
 
         self._tell("meter_behind", found, back, now_us)
         self._standing = now
+        return waiting
 
     def _waiting(self, lake: Lake) -> dict[int, Waiting]:
         """By partition that has records which the lake does not hold. The log's end is read first: a meter that runs
         is then never seen further behind than it is."""
-        log = self._log()
+        log = self._views.log()
         ends = log.end_offsets(USAGE_EVENTS)
         with lake.read() as cursor:
             self._positions = positions_of(lake, cursor, self._positions)
@@ -243,3 +262,23 @@ def _course(budget: Budget, days: BudgetDays, now_us: int) -> tuple[Window, int,
     spent = sum(amount for day, amount in days.days if day.start_us >= window[0])
     tiles = days_between(budget.window.time_zone, *window)
     return window, spent, forecast(spent, limit_of(budget), tiles, now_us, days.history)
+
+
+def _sight(partitions: Sequence[int], waiting: Mapping[int, Waiting], unpriced_models: int, now_us: int) -> Sight:
+    """`now_us`: the clock before the log's end was read."""
+    arrived_us = [waits.arrived_us for waits in waiting.values()]
+    known = [each for each in arrived_us if each is not None]
+    uncommitted = dict.fromkeys(partitions, (0, 0.0)) | {
+        partition: (
+            waits.records,
+            math.inf if waits.arrived_us is None else max(0.0, (now_us - waits.arrived_us) / 1e6),
+        )
+        for partition, waits in waiting.items()
+    }
+    return Sight(uncommitted, min([now_us, *known]) if len(known) == len(arrived_us) else None, unpriced_models)
+
+
+def _away(trouble: Exception) -> Away:
+    if isinstance(trouble, LakeError):
+        return "lake"
+    return "log" if isinstance(trouble, LogError) else "control"

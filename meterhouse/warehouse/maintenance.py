@@ -72,6 +72,7 @@ class MaintenanceReport:
     expired_snapshots: int = 0
     dropped_positions: int = 0  # rows of the catalogue that held positions no snapshot shows
     deleted_files: int = 0
+    deleted_bytes: int = 0  # of these, orphans not among them
     orphans: int = 0
     duration_us: int = 0
     elsewhere: bool = False  # another process is at it: nothing was done
@@ -317,8 +318,10 @@ def _delete_files(run: _Run, report: MaintenanceReport) -> MaintenanceReport:
         """
     )
     before = run.ago(run.settings.delete_after_us)
+    due = run.rows("CALL ducklake_cleanup_old_files('lake', older_than => ?, dry_run => true)", [before])
+    size = run.lake.store.total_bytes([str(path) for (path,) in due])
     gone = run.rows("CALL ducklake_cleanup_old_files('lake', older_than => ?)", [before])
-    return replace(report, deleted_files=len(gone))
+    return replace(report, deleted_files=len(gone), deleted_bytes=size)
 
 
 def _delete_orphans(run: _Run, report: MaintenanceReport) -> MaintenanceReport:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from meterhouse.api.clock import now_us
 from meterhouse.api.housekeeping import DELTAS_EVERY_US, Housekeeping
+from meterhouse.api.metrics import Metrics
 from meterhouse.ingest.sqlite_log import SqliteLog
 from meterhouse.ingest.topics import DAY_US, embedded
 from meterhouse.streams.ledger import Position
@@ -30,13 +32,15 @@ def files_of(lake: Lake, table: str) -> int:
 
 
 def test_deltas_are_merged_every_few_seconds_and_charges_in_a_round(tmp_path: Path) -> None:
-    clock = Clock()
+    clock, metrics = Clock(), Metrics()
     log = SqliteLog(tmp_path / "log.sqlite", clock=clock)
     log.create_topics(embedded(partitions=1, retention_us=DAY_US))
     with Lake.open(LakeConfig(tmp_path / "lake.sqlite", tmp_path / "data")) as lake:
         ledger = LakeLedger(lake)
         ledger.seed(1)
-        keeping = Housekeeping(every_s=60, lake=lake, ledger=ledger, log=log, clock=clock, held=lambda _: ())
+        keeping = Housekeeping(
+            every_s=60, lake=lake, ledger=ledger, log=log, clock=clock, held=lambda _: (), watch=metrics.maintenance
+        )
         before = Position()
         for _ in range(COMMITS):
             done = unit(Shape(seed=before.next_offset, span_us=HOUR_US), before)
@@ -50,5 +54,16 @@ def test_deltas_are_merged_every_few_seconds_and_charges_in_a_round(tmp_path: Pa
         clock.now_us += 60_000_000
         keeping.between_commits()
         assert (files_of(lake, "rollup_day"), files_of(lake, "charges")) == (1, 1)
+        clock.now_us = now_us() + 2 * HOUR_US  # the lake's snapshots have the machine's time
+        keeping.between_commits()
+        clock.now_us += 2 * HOUR_US
+        keeping.between_commits()
+        value = metrics.registry.get_sample_value
+        merged = value("meterhouse_maintenance_merged_files_total") or 0
+        assert merged > 0
+        assert value("meterhouse_maintenance_deleted_files_total") == merged
+        assert (value("meterhouse_maintenance_deleted_bytes_total") or 0) > 1_000 * merged  # Parquet's own words alone
+        assert (value("meterhouse_maintenance_expired_snapshots_total") or 0) > COMMITS
+        assert value("meterhouse_maintenance_runs_total", {"outcome": "done"}) == 3
         ledger.close()
     log.close()

@@ -262,6 +262,13 @@ def test_a_request_that_fails_on_our_side_is_a_500_and_is_counted(site: Site, mo
     assert counted in site.http.get("/metrics").text.splitlines()
 
 
+def test_methods_that_no_route_has_are_counted_together(site: Site) -> None:
+    for method in ("PROPFIND", "MKCOL", "SEARCH"):
+        assert site.http.request(method, "/nothing").status_code == 404
+    counted = 'meterhouse_http_requests_total{method="other",route="unknown",status="404"} 3.0'
+    assert counted in site.http.get("/metrics").text.splitlines()
+
+
 def test_metrics_are_served_beside_the_api(site: Site) -> None:
     answer = site.http.get("/metrics")
     assert answer.status_code == 200

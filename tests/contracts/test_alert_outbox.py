@@ -72,6 +72,14 @@ def test_an_alert_is_due_at_once_and_comes_back_whole(outbox: AlertOutbox) -> No
     assert list(outbox.due(99, 10)) == []
 
 
+def test_it_says_how_many_wait_and_since_when_the_oldest(outbox: AlertOutbox) -> None:
+    assert outbox.waiting() == (0, None)
+    outbox.add([alert("a", 100), alert("b", 50), alert("c", 70)])
+    outbox.record("b", {"hook": Delivery(delivered_us=60)}, ["hook"])
+    outbox.record("c", {"hook": failed("no", 9_000)}, ["hook"])
+    assert outbox.waiting() == (2, 70)
+
+
 def test_an_id_that_is_there_is_ignored_whatever_it_says_now(outbox: AlertOutbox) -> None:
     outbox.add([alert()])
     assert outbox.add([alert(spent="9", created_us=5), alert("b"), alert("b")]) == 1

@@ -15,7 +15,7 @@ from meterhouse.api.wiring import House as Wired
 from meterhouse.ingest.log import CONTENT_TYPE, STRUCTURED, USAGE_EVENTS, Message
 from meterhouse.streams.alerts import MemoryOutbox
 from meterhouse.streams.control import EMPTY
-from meterhouse.warehouse.lookout import Lookout, LookoutSettings
+from meterhouse.warehouse.lookout import Lookout, LookoutSettings, Views
 from tests.builders import SECOND_US
 from tests.e2e.house import CONTROL, House
 from tests.services.kafka import own_cluster
@@ -91,7 +91,7 @@ def test_a_meter_that_stopped_is_raised_on_kafka_and_resolved_when_one_runs_agai
         with opened(house, kafka_bootstrap=kafka.bootstrap, partitions=2) as wired:
             later_us = [0]
             lookout = Lookout(
-                lambda: wired.lake, lambda: wired.log, lambda: EMPTY, outbox, lambda: now_us() + later_us[0],
+                Views(lambda: wired.lake, lambda: wired.log, lambda: EMPTY), outbox, lambda: now_us() + later_us[0],
                 LookoutSettings(stuck_s=60, behind_s=300),
             )  # fmt: skip
             assert not lookout.try_look()  # there is no lake yet

@@ -57,6 +57,8 @@ class Desk:
         self.silences = MemorySilences()
         self.clock = Clock()
         self.told: list[tuple[str, str]] = []
+        self.depths: list[tuple[int, float]] = []
+        self.aways: list[str] = []
         self._senders: list[AlertSender] = []
 
     def webhook(self, url: str, secret: bytes | None = None, timeout_s: float = 5.0) -> Webhook:
@@ -70,6 +72,12 @@ class Desk:
 
     def tried(self, channel: str, outcome: str, seconds: float) -> None:
         self.told.append((channel, outcome))
+
+    def waits(self, alerts: int, oldest_s: float) -> None:
+        self.depths.append((alerts, oldest_s))
+
+    def tries_again(self, away: str) -> None:
+        self.aways.append(away)
 
     def silence(self, **changes: Any) -> None:
         fields: dict[str, Any] = {"subject": "acme-month", "from_us": NOW, "until_us": NOW + 60 * SECOND}
@@ -405,6 +413,16 @@ def test_a_sender_whose_outbox_stays_away_stops_loudly(desk: Desk) -> None:
     with pytest.raises(OutboxUnavailable, match="locked"):
         desk.sender(LogLine()).run(NeverSet())
     assert away.asked == MAX_OUTBOX_FAILURES
+    assert desk.aways == ["control"] * MAX_OUTBOX_FAILURES
+
+
+def test_whoever_watches_hears_every_few_seconds_how_many_wait_and_for_how_long(desk: Desk) -> None:
+    desk.outbox.add([alert(), alert("a2", NOW - 9 * SECOND)])
+    sender = desk.sender(Told(errors=["no"] * 9), base_s=600)
+    for _ in range(3):
+        sender.run_once()
+        desk.clock.now_us += 4 * SECOND
+    assert desk.depths == [(2, 9.0), (2, 17.0)]
 
 
 def test_trouble_of_the_outbox_on_a_channels_thread_is_told(desk: Desk) -> None:

@@ -391,7 +391,8 @@ def test_a_meter_says_what_it_did_to_whoever_watches(bench: Bench) -> None:
     bench.publish([event(i) for i in range(30)])
     bench.publish([event(i) for i in range(10)])
     bench.log.append(USAGE_EVENTS, [Message(b"acme", b"{rubbish")])
-    meter = bench.meter(hooks=MeterHooks(metrics), lag_every_s=0.0)
+    away = Flaky(bench.store, ["before"])
+    meter = bench.meter(away, hooks=MeterHooks(metrics.meter), lag_every_s=0.0)
     meter.run(Event(), until_idle=True)
     value = metrics.registry.get_sample_value
     outcomes = {
@@ -404,6 +405,9 @@ def test_a_meter_says_what_it_did_to_whoever_watches(bench: Bench) -> None:
         value("meterhouse_records_read_total")
         == bench.store.positions[0].next_offset + bench.store.positions[1].next_offset
     )
+    assert value("meterhouse_retries_total", {"worker": "meter", "away": "lake"}) == 1
+    stages = [value("meterhouse_stage_seconds_count", {"stage": stage}) for stage in ("poll", "decode", "process")]
+    assert len(set(stages)) == 1 <= (stages[0] or 0)
     assert value("meterhouse_commit_events_sum") == 41
     assert value("meterhouse_dedupe_ids") == 30
     assert [value("meterhouse_lag_records", {"partition": str(p)}) for p in range(PARTITIONS)] == [0, 0]

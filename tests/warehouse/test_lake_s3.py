@@ -72,7 +72,12 @@ def test_merged_expired_and_orphaned_files_go_and_the_books_stay(config: LakeCon
         before = books(lake)
         assert maintain(lake, now_us(), SETTINGS).merged_files == 3 * len(TABLES)
         maintain(lake, now_us() + HOUR_US, SETTINGS)
-        assert maintain(lake, now_us() + 3 * HOUR_US, SETTINGS).deleted_files == 3 * len(TABLES)
+        sizes = {path: lake.store.total_bytes([path]) for path in s3.files(place_of(config))}
+        deletion = maintain(lake, now_us() + 3 * HOUR_US, SETTINGS)
+        assert deletion.deleted_files == 3 * len(TABLES)
+        gone = sizes.keys() - s3.files(place_of(config))
+        assert deletion.deleted_bytes == sum(sizes[path] for path in gone) > 0
+        assert lake.store.total_bytes(sorted(gone)) == 0
         lake.store.write(files_of(CHARGES, unit(Shape(seed=9)).charges, config.folder_of(CHARGES)))
         assert len(s3.files(place_of(config)) - live(lake)) == 1
         assert maintain(lake, now_us(), SETTINGS).orphans == 0

@@ -12,16 +12,17 @@ from typing import Any
 
 import pytest
 
-from meterhouse.ingest.log import USAGE_EVENTS, Message
+from meterhouse.ingest.log import USAGE_EVENTS, LogUnavailable, Message
 from meterhouse.ingest.sqlite_log import SqliteLog
 from meterhouse.ingest.topics import embedded
 from meterhouse.streams.alert import Alert
 from meterhouse.streams.alerts import MemoryOutbox, OutboxUnavailable
 from meterhouse.streams.control import Budget, RateCard, Scope, Snapshot, WindowSpec
+from meterhouse.streams.watch import Away, Sight
 from meterhouse.warehouse import lookout as module
 from meterhouse.warehouse.control import ControlUnavailable
 from meterhouse.warehouse.lake import Lake, LakeConfig, LakeMissing, LakeUnavailable
-from meterhouse.warehouse.lookout import Lookout, LookoutSettings
+from meterhouse.warehouse.lookout import Lookout, LookoutSettings, Views
 from tests.builders import DAY_US, HOUR_US, SECOND_US, T0_US
 from tests.warehouse.filled import SNAPSHOT, card, fill
 
@@ -35,6 +36,20 @@ def spend(tokens: int) -> list[dict[str, Any]]:
     return [{"time": NOW - n * DAY_US, "input_tokens": tokens} for n in range(70)]
 
 
+class Watch:
+    """Keeps what a lookout tells."""
+
+    def __init__(self) -> None:
+        self.sights: list[Sight] = []
+        self.aways: list[Away] = []
+
+    def looked(self, sight: Sight) -> None:
+        self.sights.append(sight)
+
+    def tries_again(self, away: Away) -> None:
+        self.aways.append(away)
+
+
 @dataclass
 class Scene:
     """A lookout with what it looks at; time and control data are the test's."""
@@ -44,11 +59,12 @@ class Scene:
     now_us: int = NOW
     control: Snapshot = CONTROL
     outbox: MemoryOutbox = field(default_factory=MemoryOutbox)
+    watch: Watch = field(default_factory=lambda: Watch())
 
     def lookout(self) -> Lookout:
         return Lookout(
-            lambda: self.lake, lambda: self.log, lambda: self.control, self.outbox, lambda: self.now_us,
-            LookoutSettings(every_s=30, stuck_s=60, behind_s=300),
+            Views(lambda: self.lake, lambda: self.log, lambda: self.control), self.outbox, lambda: self.now_us,
+            LookoutSettings(every_s=30, stuck_s=60, behind_s=300), watch=self.watch,
         )  # fmt: skip
 
     def news(self) -> Sequence[Alert]:
@@ -247,22 +263,29 @@ def test_a_meter_far_behind_is_raised_at_the_second_look(scene: Scene) -> None:
     scene.now_us += 30 * SECOND_US
     lookout.look()
     assert [(alert.payload["rule"], alert.payload["offset"]) for alert in scene.news()] == [("far_behind", 1)]
+    first = Sight({0: (2, 310.0)}, NOW, 0)  # the lake knows no partition yet
+    second = Sight({0: (1, 339.0)}, NOW + SECOND_US, 0)
+    assert scene.watch.sights == [first, second]
+    fill(scene.lake, [{"time": NOW, "offset": 1, "model": "new"}])
+    lookout.look()
+    assert scene.watch.sights[-1] == Sight({0: (0, 0.0)}, scene.now_us, 1)
 
 
 # -- trouble ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "trouble",
+    ("trouble", "away"),
     [
-        LakeMissing("no lake"),
-        LakeUnavailable("no catalogue"),
-        OutboxUnavailable("no outbox"),
-        ControlUnavailable("gone"),
+        (LakeMissing("no lake"), []),
+        (LakeUnavailable("no catalogue"), ["lake"]),
+        (LogUnavailable("no broker"), ["log"]),
+        (OutboxUnavailable("no outbox"), ["control"]),
+        (ControlUnavailable("gone"), ["control"]),
     ],
-    ids=lambda trouble: type(trouble).__name__,
+    ids=lambda each: type(each).__name__,
 )
-def test_a_lookout_outlives_what_is_away_and_looks_again(scene: Scene, trouble: Exception) -> None:
+def test_a_lookout_outlives_what_is_away_and_looks_again(scene: Scene, trouble: Exception, away: list[Away]) -> None:
     fill(scene.lake, spend(50))
     stop, left = threading.Event(), [trouble, trouble]
 
@@ -275,16 +298,23 @@ def test_a_lookout_outlives_what_is_away_and_looks_again(scene: Scene, trouble: 
         stop.set()  # it got so far, and its look is the last
         return NOW
 
-    lookout = Lookout(lake, lambda: scene.log, lambda: CONTROL, scene.outbox, clock, LookoutSettings(every_s=0.001))
+    lookout = Lookout(
+        Views(lake, lambda: scene.log, lambda: CONTROL),
+        scene.outbox,
+        clock,
+        LookoutSettings(every_s=0.001),
+        watch=scene.watch,
+    )
 
     lookout.run(stop)
     assert scene.told() == [("forecast", "firing", "acme-month")]
+    assert (scene.watch.aways, len(scene.watch.sights)) == (away * 2, 1)
 
 
 def test_a_defect_is_not_waited_for(scene: Scene) -> None:
     def broken() -> Lake:
         raise TypeError("a defect")
 
-    lookout = Lookout(broken, lambda: scene.log, lambda: CONTROL, scene.outbox, lambda: NOW)
+    lookout = Lookout(Views(broken, lambda: scene.log, lambda: CONTROL), scene.outbox, lambda: NOW)
     with pytest.raises(TypeError):
         lookout.run(threading.Event())

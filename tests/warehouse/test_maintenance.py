@@ -136,8 +136,10 @@ def test_old_snapshots_and_their_files_go_and_the_books_stay(lake: Lake, ledger:
     assert expiry.expired_snapshots > 0
     assert expiry.deleted_files == 0  # a scan may still read them
     assert expiry.dropped_positions == 4
+    sizes = {path: path.stat().st_size for path in parquet(lake)}
     deletion = maintain(lake, now_us() + 2 * HOUR_US, SETTINGS)
     assert deletion.deleted_files == 4 * live
+    assert deletion.deleted_bytes == sum(size for path, size in sizes.items() if not path.exists())
     assert len(parquet(lake)) == live
     assert the_books(lake) == books
     assert ledger.positions()[0].next_offset == 100
