@@ -166,13 +166,9 @@ def listen(settings: Settings) -> socket.socket:
     """The socket to serve on, so that a port that is taken is said plainly."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        bound = socket.create_server((settings.host, settings.port), family=family)
+        return socket.create_server((settings.host, settings.port), family=family)
     except OSError as taken:
         fail(f"cannot bind {settings.host}:{settings.port} ({taken.strerror}): try --port 0 for any free port", FAILED)
-    # Connections inherit it; asyncio does not see that they are TCP. Without it an answer's body waits for the
-    # acknowledgement of its head, 40 ms.
-    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return bound
 
 
 def add_to(app: typer.Typer) -> None:

@@ -10,7 +10,8 @@ from meterhouse.api.auth.caller import Role, RoleMisfit, check_grants
 from meterhouse.api.clock import now_us
 from meterhouse.api.wiring import House
 from meterhouse.streams.alert import rfc3339
-from meterhouse.warehouse.api_keys import KeyRefused, MadeKey, NewKey, NoSuchKey, StoredKey
+from meterhouse.warehouse.api_keys import Beside, KeyRefused, MadeKey, NewKey, NoSuchKey, StoredKey
+from meterhouse.warehouse.idempotency import Keep
 from meterhouse.warehouse.reports.errors import ReportError
 from meterhouse.warehouse.view import Grant
 
@@ -24,13 +25,15 @@ class KeyDesk:
     def __init__(self, house: House, actor: str) -> None:
         self._house, self._actor = house, actor
 
-    def create(self, name: str, role: Role, grants: Sequence[Grant] | None, expires_us: int | None) -> Json:
-        """A new key, with its text for this once."""
+    def create(
+        self, name: str, role: Role, grants: Sequence[Grant] | None, expires_us: int | None, keep: Keep | None = None
+    ) -> Json:
+        """A new key, with its text for this once. `keep`: keeps with it that it was made."""
         try:
             check_grants(role, grants)
             self._check_known(grants or ())
             new = NewKey(name=name, role=role, grants=None if grants is None else tuple(grants), expires_us=expires_us)
-            made = self._house.keys.create(new, self._actor, now_us())
+            made = self._house.keys.create(new, self._actor, now_us(), _beside(keep))
         except (RoleMisfit, KeyRefused) as wrong:
             raise ReportError(str(wrong)) from None
         return made_json(made)
@@ -40,10 +43,10 @@ class KeyDesk:
         at_us = now_us()
         return {"keys": [key_json(key, at_us) for key in self._house.keys.all(at_us)]}
 
-    def rotate(self, key_id: str, overlap_us: int) -> Json:
-        """A new key in place of an old one, which goes on for the overlap."""
+    def rotate(self, key_id: str, overlap_us: int, keep: Keep | None = None) -> Json:
+        """A new key in place of an old one, which goes on for the overlap. `keep` as `create` has it."""
         try:
-            return made_json(self._house.keys.rotate(key_id, overlap_us, self._actor, now_us()))
+            return made_json(self._house.keys.rotate(key_id, overlap_us, self._actor, now_us(), _beside(keep)))
         except KeyRefused as wrong:
             raise ReportError(str(wrong)) from None
         except NoSuchKey as none:
@@ -62,6 +65,10 @@ class KeyDesk:
             raise ReportError(
                 f"control data has no tenant {', '.join(unknown)}: `meterhouse apply` it first, or mend the grant"
             )
+
+
+def _beside(keep: Keep | None) -> Beside | None:
+    return None if keep is None else lambda made: keep(made_json(made))
 
 
 def key_json(key: StoredKey, at_us: int) -> Json:

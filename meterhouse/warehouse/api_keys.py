@@ -4,7 +4,7 @@ log by the same transaction."""
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -14,7 +14,7 @@ from meterhouse.ingest.validate import text_fault
 from meterhouse.streams.alerts import storable
 from meterhouse.warehouse import audit, key_text
 from meterhouse.warehouse.control_tables import API_KEYS as TABLE
-from meterhouse.warehouse.database import available, reading, writing
+from meterhouse.warehouse.database import Along, available, reading, writing
 from meterhouse.warehouse.view import Grant
 
 MAX_KEYS: Final = 10_000
@@ -30,6 +30,7 @@ MAX_OVERLAP_US: Final = 30 * 86_400 * 1_000_000
 TOLD_US: Final = 90 * 86_400 * 1_000_000
 """Keys that are over are listed for so long: who still uses one is told why it fails."""
 
+Beside = Callable[["MadeKey"], Along]
 Standing = Literal["in_force", "expired", "revoked"]
 
 
@@ -100,18 +101,20 @@ class ApiKeys:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
 
-    def create(self, new: NewKey, actor: str, now_us: int) -> MadeKey:
-        """A new key. Raises KeyRefused."""
+    def create(self, new: NewKey, actor: str, now_us: int, beside: Beside | None = None) -> MadeKey:
+        """A new key. `beside`: what is done in the same transaction, given the key. Raises KeyRefused."""
         if new.expires_us is not None and not now_us < new.expires_us <= now_us + MAX_LIFE_US:
             raise KeyRefused("a key expires later than now, and within five years")
         with available(), writing(self._engine) as connection:
             made = _insert(connection, new, actor, now_us, None)
+            if beside is not None:
+                beside(made)(connection)
             audit.append(connection, audit.Deed(actor, "key.created", f"key:{made.key.id}", _told(made.key)), now_us)
         return made
 
-    def rotate(self, key_id: str, overlap_us: int, actor: str, now_us: int) -> MadeKey:
+    def rotate(self, key_id: str, overlap_us: int, actor: str, now_us: int, beside: Beside | None = None) -> MadeKey:
         """A new key with the role and grants of an old one, for as long from now on as that was made for; the old one
-        goes on for the overlap and expires. Raises KeyRefused, KeyOver, NoSuchKey."""
+        goes on for the overlap and expires. `beside` as `create` has it. Raises KeyRefused, KeyOver, NoSuchKey."""
         if not 0 <= overlap_us <= MAX_OVERLAP_US:
             raise KeyRefused("an old key goes on for 0 to 30 days")
         with available(), writing(self._engine) as connection:
@@ -127,6 +130,8 @@ class ApiKeys:
                 expires_us=None if life_us is None else now_us + life_us,
             )
             made = _insert(connection, renewed, actor, now_us, old.id)
+            if beside is not None:
+                beside(made)(connection)
             connection.execute(sa.update(TABLE).where(TABLE.c.id == old.id).values(expires_us=ends_us))
             detail = {**_told(made.key), "old_expires_us": ends_us}
             audit.append(connection, audit.Deed(actor, "key.rotated", f"key:{old.id}", detail), now_us)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from threading import Lock
 from typing import Final
 
 import pyarrow as pa
 
+from meterhouse.warehouse.catalogue import LakeFile, files
 from meterhouse.warehouse.lake import Cursor, Lake
 from meterhouse.warehouse.reports.query import KeepableSums
 from meterhouse.warehouse.view import View
@@ -31,19 +31,6 @@ MOST_LARGE: Final = 1_000
 """Queries remembered as too large to be kept; beyond that all of them are tried once more."""
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    """A file of a table. Its first and last time in microseconds, where they are known."""
-
-    path: str
-    first_us: int | None
-    last_us: int | None
-
-    def may_hold(self, from_us: int, to_us: int) -> bool:
-        """May a row's time be in [from_us, to_us)?"""
-        return (self.first_us is None or self.first_us < to_us) and (self.last_us is None or self.last_us >= from_us)
-
-
 class KeptSums:
     """What is kept of one lake, for all who read it. May be shared between threads."""
 
@@ -53,7 +40,7 @@ class KeptSums:
         self._sums: OrderedDict[bytes, pa.Table] = OrderedDict()  # the last one was used last
         self._bytes = 0
         self._large: set[bytes] = set()
-        self._files: dict[str, tuple[int, Sequence[_File] | None]] = {}  # table → snapshot, its files
+        self._files: dict[str, tuple[int, Sequence[LakeFile] | None]] = {}  # table → snapshot, its files
 
     @property
     def held_bytes(self) -> int:
@@ -64,11 +51,11 @@ class KeptSums:
         as `view` sees it. None: they cannot be made file by file now, or are too large to be kept."""
         query = repr((sums.query.sql, sorted(sums.query.params.items()), view)).encode()
         digest = hashlib.sha256(query).digest()
-        files = None if digest in self._large else self._files_of(sums.table, cursor)
-        if files is None:
+        known = None if digest in self._large else self._files_of(sums.table, cursor)
+        if known is None:
             return None
         parts = []
-        for file in files:
+        for file in known:
             if file.may_hold(sums.from_us, sums.to_us):
                 part = self._of_file(digest + file.path.encode(), partial(read, file.path))
                 if part is None:
@@ -101,42 +88,9 @@ class KeptSums:
                 self._large.clear()
             self._large.add(digest)
 
-    def _files_of(self, table: str, cursor: Cursor) -> Sequence[_File] | None:
+    def _files_of(self, table: str, cursor: Cursor) -> Sequence[LakeFile] | None:
         snapshot = self._lake.snapshot_id(cursor)
         known = self._files.get(table)
         if known is None or known[0] != snapshot:
-            known = self._files[table] = snapshot, self._read_files(table, snapshot, cursor)
+            known = self._files[table] = snapshot, files(self._lake, cursor, table, snapshot)
         return known[1]
-
-    def _read_files(self, table: str, snapshot: int, cursor: Cursor) -> Sequence[_File] | None:
-        config = self._lake.config
-        rows = cursor.execute(_files_sql(config.metadata), {"table": table, "snapshot": snapshot}).fetchall()
-        if any(row[-1] for row in rows):
-            return None
-        folder = f"{config.root}/main/{table}"
-        return [_File(f"{folder}/{path}" if relative else path, *times) for path, relative, *times, _ in rows]
-
-
-def _files_sql(metadata: str) -> str:
-    """The files of `$table` in `$snapshot`: path, whether it is one within the table's folder, first and last time in
-    microseconds, and whether a file's rows are not the table's: some are deleted, or it has those of several snapshots,
-    or another snapshot is newer by now, with which the catalogue may have changed what it says of this one."""
-    return f"""
-        WITH this AS (
-            SELECT table_id, column_id
-            FROM {metadata}.ducklake_table AS t JOIN {metadata}.ducklake_column AS c USING (table_id)
-            WHERE t.table_name = $table AND t.end_snapshot IS NULL
-                AND c.column_name = 'time' AND c.end_snapshot IS NULL
-        )
-        SELECT
-            f.path, f.path_is_relative, epoch_us(s.min_value::TIMESTAMPTZ), epoch_us(s.max_value::TIMESTAMPTZ),
-            f.partial_max IS NOT NULL
-                OR EXISTS (FROM {metadata}.ducklake_delete_file AS d WHERE d.data_file_id = f.data_file_id)
-                OR $snapshot <> (SELECT max(snapshot_id) FROM {metadata}.ducklake_snapshot)
-        FROM this
-        JOIN {metadata}.ducklake_data_file AS f USING (table_id)
-        LEFT JOIN {metadata}.ducklake_file_column_stats AS s
-            ON s.data_file_id = f.data_file_id AND s.column_id = this.column_id
-        WHERE f.begin_snapshot <= $snapshot AND (f.end_snapshot IS NULL OR f.end_snapshot > $snapshot)
-        ORDER BY f.data_file_id
-    """

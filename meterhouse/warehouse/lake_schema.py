@@ -76,7 +76,8 @@ AUDIT_HEADS: Final = "audit_heads"
 ADD_FILES: Final = "CALL ducklake_add_data_files('lake', ?, ?)"
 """Parameters: a table's name, a list of paths."""
 
-_POSITION: Final = "position_"
+POSITION_TABLE: Final = "position_"
+"""What the names of their tables begin with."""
 _DAY_US: Final = 86_400 * 1_000_000
 _PERIODS: Final = {"day": ("year", "month", "day"), "month": ("year", "month")}
 _SQL_TYPES: Final = {
@@ -142,7 +143,7 @@ def options_sql() -> list[str]:
 
 def position_table(partition: int) -> str:
     """The table that holds one partition's position: the fence of its commits."""
-    return f"{_POSITION}{partition:d}"
+    return f"{POSITION_TABLE}{partition:d}"
 
 
 def create_position_sql(partition: int, layout: int, arrived_us: int | None) -> list[str]:
@@ -165,7 +166,7 @@ def lacking_layout(cursor: duckdb.DuckDBPyConnection) -> frozenset[str]:
         SELECT table_name FROM information_schema.columns WHERE table_catalog = 'lake' AND starts_with(table_name, ?)
         GROUP BY table_name HAVING NOT bool_or(column_name = ?)
         """,
-        [_POSITION, LAYOUT],
+        [POSITION_TABLE, LAYOUT],
     ).fetchall()
     return frozenset(name for (name,) in rows)
 

@@ -20,6 +20,7 @@ from meterhouse.api.schemas.alerts import Acknowledgement
 from meterhouse.api.settings import Settings
 from meterhouse.api.wiring import House
 from meterhouse.streams.alert import Alert, rfc3339
+from meterhouse.warehouse.api_keys import NewKey
 from meterhouse.warehouse.audit import AuditFilter, AuditLog, Deed, append
 from meterhouse.warehouse.control_tables import IDEMPOTENCY_KEYS
 from meterhouse.warehouse.database import writing
@@ -57,6 +58,19 @@ def test_a_silence_sent_again_is_answered_the_same_and_made_once(house: House, h
     assert (again.status_code, again.content, again.headers["content-type"]) == (201, first.content, "application/json")
     assert [each.id for each in house.silences.standing(now_us())] == [first.json()["id"]]
     assert len(house.audit.page(AuditFilter(), None, 10)) == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/keys", "/v1/keys/{id}/rotation"])
+def test_an_api_key_asked_for_again_is_made_once_and_its_text_told_once(house: House, path: str) -> None:
+    admin = house.keys.create(NewKey(name="admin", role="admin", grants=None, expires_us=None), "test", now_us())
+    headers = KEY | {"authorization": f"Bearer {admin.text}"}
+    body = {} if "rotation" in path else {"name": "report", "role": "finance"}
+    with served(create_app(house)) as http:
+        first, again = (http.post(path.format(id=admin.key.id), json=body, headers=headers) for _ in range(2))
+    assert first.status_code == 201
+    assert "its answer held a secret" in problem(again, 409, "conflict")["detail"]
+    assert first.json()["key"].encode() not in again.content
+    assert {key.id for key in house.keys.all(now_us())} == {admin.key.id, first.json()["id"]}
 
 
 def test_without_a_key_or_under_another_it_is_made_again(house: House, http: httpx.Client) -> None:

@@ -11,8 +11,10 @@ from meterhouse.api.auth.caller import PERMITTED, Permission
 from meterhouse.api.auth.guard import CallerOf, only
 from meterhouse.api.dependencies import HouseOf, body_of, request_body
 from meterhouse.api.key_desk import KeyDesk, grants_json
+from meterhouse.api.once import OnceOf
 from meterhouse.api.problems import responses
 from meterhouse.api.schemas import keys as schemas
+from meterhouse.warehouse.idempotency import Keep
 from meterhouse.warehouse.reports.groups import microseconds_of
 from meterhouse.warehouse.view import Grant
 
@@ -54,14 +56,21 @@ def keys(desk: DeskOf) -> dict[str, Any]:
     response_model=schemas.MadeKey,
     status_code=201,
     summary="Create an API key",
-    responses=responses("invalid-parameter", "malformed-body", "too-large", "too-slow"),
+    responses=responses("invalid-parameter", "malformed-body", "too-large", "too-slow", "conflict"),
     openapi_extra=request_body(schemas.NewKey),
 )
-def create_key(desk: DeskOf, asked: Annotated[schemas.NewKey, Depends(body_of(schemas.NewKey))]) -> dict[str, Any]:
-    """A new key. Its text is in this answer and nowhere else: who loses it makes another."""
+def create_key(
+    desk: DeskOf, once: OnceOf, asked: Annotated[schemas.NewKey, Depends(body_of(schemas.NewKey))]
+) -> Response:
+    """A new key. Its text is in this answer and nowhere else: who loses it makes another. With an `Idempotency-Key` it
+    is made once; sent again, this is answered with 409, since its text is not kept."""
     grants = None if asked.grants is None else [Grant(each.tenant, each.application) for each in asked.grants]
     expires_us = None if asked.expires is None else microseconds_of(asked.expires)
-    return desk.create(asked.name, asked.role, grants, expires_us)
+
+    def make(keep: Keep) -> dict[str, Any]:
+        return desk.create(asked.name, asked.role, grants, expires_us, keep)
+
+    return once.answered(asked, make, 201, secret=True)
 
 
 @router.post(
@@ -74,11 +83,15 @@ def create_key(desk: DeskOf, asked: Annotated[schemas.NewKey, Depends(body_of(sc
     openapi_extra=request_body(schemas.Rotation),
 )
 def rotate_key(
-    desk: DeskOf, key_id: str, asked: Annotated[schemas.Rotation, Depends(body_of(schemas.Rotation))]
-) -> dict[str, Any]:
+    desk: DeskOf, once: OnceOf, key_id: str, asked: Annotated[schemas.Rotation, Depends(body_of(schemas.Rotation))]
+) -> Response:
     """A new key with the role and grants of an old one, made for as long. The old one goes on for the overlap, a day if
-    nothing is said, and expires."""
-    return desk.rotate(key_id, asked.overlap_s * 1_000_000)
+    nothing is said, and expires. With an `Idempotency-Key` as for a new key."""
+
+    def make(keep: Keep) -> dict[str, Any]:
+        return desk.rotate(key_id, asked.overlap_s * 1_000_000, keep)
+
+    return once.answered(asked, make, 201, secret=True)
 
 
 @router.delete(
