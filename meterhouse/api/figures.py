@@ -15,11 +15,10 @@ from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, EventLog, whole_t
 from meterhouse.streams.budget import BudgetTable, BudgetTotal
 from meterhouse.streams.budget_totals import read_total, read_total_key
 from meterhouse.streams.control import EMPTY, Snapshot
-from meterhouse.warehouse import catalogue
 from meterhouse.warehouse.books import Books, OneRead, SeenBooks
 from meterhouse.warehouse.lake import Cursor
 from meterhouse.warehouse.reject_resolutions import RejectPlace, Resolution
-from meterhouse.warehouse.reports.as_of import Committed, Freshness, Positions, positions_of
+from meterhouse.warehouse.reports.as_of import Freshness, Positions, newest_positions
 from meterhouse.warehouse.reports.budgets import budgets
 from meterhouse.warehouse.reports.change_json import (
     comparison_json,
@@ -304,13 +303,8 @@ class Reports:
 
     def _positions(self, cursor: Cursor) -> Positions:
         """Read anew only when the lake has a newer snapshot: reading them costs as much as a report."""
-        lake, known = self._house.lake, self._kept.positions
-        snapshot = lake.snapshot_id(cursor)
-        if known is None or known.snapshot != snapshot:
-            rows = catalogue.positions(lake, cursor, snapshot)
-            told = None if rows is None else Positions(snapshot, tuple(Committed(*row) for row in rows))
-            known = self._kept.positions = told or positions_of(lake, cursor)
-        return known
+        self._kept.positions = newest_positions(self._house.lake, cursor, self._kept.positions)
+        return self._kept.positions
 
 
 def place_of(line: RejectLine) -> RejectPlace:

@@ -40,7 +40,7 @@ from meterhouse.streams.reconciliation import Terms, reconciliation_alerts, reco
 from meterhouse.streams.watch import Away, LookoutWatch, Sight, Unwatched
 from meterhouse.warehouse.control import ControlUnavailable
 from meterhouse.warehouse.lake import Lake, LakeError, LakeMissing
-from meterhouse.warehouse.reports.as_of import Freshness, Positions, as_of, positions_of
+from meterhouse.warehouse.reports.as_of import Freshness, Positions, as_of, newest_positions
 from meterhouse.warehouse.reports.budget_days import BudgetDays, budget_days
 from meterhouse.warehouse.reports.groups import Selection
 from meterhouse.warehouse.reports.query import DAY_US
@@ -222,7 +222,7 @@ class Lookout:
         log = self._views.log()
         ends = log.end_offsets(USAGE_EVENTS)
         with lake.read() as cursor:
-            self._positions = positions_of(lake, cursor, self._positions)
+            self._positions = newest_positions(lake, cursor, self._positions)
         committed = {each.partition: each.next_offset for each in self._positions.committed}
         found = {}
         for partition, end in ends.items():

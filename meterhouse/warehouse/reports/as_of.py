@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from meterhouse.warehouse import catalogue
 from meterhouse.warehouse.books import Books
-from meterhouse.warehouse.lake import Cursor
+from meterhouse.warehouse.lake import Cursor, Lake
 from meterhouse.warehouse.reports.query import Query
 
 
@@ -60,6 +61,15 @@ def positions_of(books: Books, cursor: Cursor, known: Positions | None = None) -
     if known is not None and known.snapshot == snapshot:
         return known
     return Positions(snapshot, tuple(Committed(*row) for row in _POSITIONS.rows(cursor)))
+
+
+def newest_positions(lake: Lake, cursor: Cursor, known: Positions | None = None) -> Positions:
+    """`positions_of` for who reads the lake as it is now: from the catalogue, where that is sure of them."""
+    snapshot = lake.snapshot_id(cursor)
+    if known is not None and known.snapshot == snapshot:
+        return known
+    rows = catalogue.positions(lake, cursor, snapshot)
+    return positions_of(lake, cursor) if rows is None else Positions(snapshot, tuple(Committed(*row) for row in rows))
 
 
 def as_of(books: Books, cursor: Cursor, freshness: Freshness | None) -> AsOf:

@@ -31,10 +31,6 @@ class Query:
         """Runs it. A report touches the lake by the methods of a query, and nowhere else."""
         return self._run(cursor).fetchall()
 
-    def table(self, cursor: Cursor) -> pa.Table:
-        """Runs it; all rows."""
-        return self._run(cursor).to_arrow_table()
-
     def batches(self, cursor: Cursor, rows: int) -> pa.RecordBatchReader:
         """Runs it; the rows come as they are read, about `rows` at a time."""
         return self._run(cursor).to_arrow_reader(rows)
