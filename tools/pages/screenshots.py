@@ -39,7 +39,7 @@ def main() -> None:
             for width in WIDTHS:
                 context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
                 page = context.new_page()
-                page.on("console", lambda message: print(f"{page.url}: {message.type}: {message.text}"))
+                page.on("console", lambda message: print(f"{message.type}: {message.text} {message.location}"))
                 for path in given.paths or PATHS:
                     page.goto(given.base + path, wait_until="networkidle")
                     beyond = page.evaluate("document.documentElement.scrollWidth") - width

@@ -102,6 +102,7 @@ def _environment(files: assets.Assets) -> Environment:
     )
     templates.filters.update(
         amount=words.amount,
+        code=words.code,
         count=words.count,
         day=words.day,
         lasting=words.span,

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, tzinfo
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Final
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from meterhouse.streams.money import from_text, round_half_even, rounded_lines
 
@@ -113,6 +113,12 @@ def span(seconds: float | None) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {name}"
     return f"{seconds:.0f} s"
+
+
+def code(text: str) -> Markup:
+    """A text with its `quoted names` as code."""
+    parts = [escape(part) for part in text.split("`")]
+    return Markup("").join(Markup("<code>{}</code>").format(part) if at % 2 else part for at, part in enumerate(parts))
 
 
 def _shown(amount: Decimal, decimals: int) -> str:
