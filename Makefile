@@ -2,11 +2,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-api bench-kafka bench-budgets fmt lock crash kafka release-api litellm clean
+.PHONY: help demo pages screenshots test check bench bench-api bench-kafka bench-budgets fmt lock crash kafka release-api litellm clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PAGES := meterhouse/api/pages/static/built/.ready
 LITELLM := .venv-litellm
 ARGS ?=
 N ?= 200
@@ -20,10 +21,20 @@ $(READY): requirements/dev.txt pyproject.toml tools/make-venv
 	@tools/make-venv $(VENV)
 	@touch $@
 
-demo: $(READY) ## run the demo, then serve its reports on 127.0.0.1:8080 (ARGS=--no-serve: print and leave)
+# What pages load, from sources of ours and of package-lock.json; never committed.
+$(PAGES): package.json package-lock.json tools/make-pages tools/pages/build.mjs meterhouse/api/pages/static/style.css \
+		$(wildcard meterhouse/api/pages/scripts/*.js)
+	@tools/make-pages
+
+pages: $(PAGES) ## build the scripts of the pages; needs Node.js 20 or later
+
+screenshots: $(READY) $(PAGES) ## a picture of each page at three widths, light and dark, in screenshots/; needs Chromium
+	$(BIN)/python -m tools.pages.screenshots $(ARGS)
+
+demo: $(READY) $(PAGES) ## run the demo, then serve its pages on http://127.0.0.1:8080 (ARGS=--no-serve: print and leave)
 	$(BIN)/meterhouse demo $(ARGS)
 
-test: $(READY) ## run the tests (ARGS="-k chargeback": some of them)
+test: $(READY) $(PAGES) ## run the tests (ARGS="-k chargeback": some of them)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: $(READY) ## formatting, lint, types, direction of imports
@@ -73,5 +84,5 @@ lock: $(READY) ## write requirements/*.txt anew (ARGS=--upgrade: newest allowed 
 	$(LOCK) $(ARGS) requirements/litellm.in -o requirements/litellm.txt
 
 clean: ## remove what make and the tools made (not meterhouse-data: those are books)
-	rm -rf $(VENV) $(LITELLM) tools/kafka/libs tools/kafka/libs.lock dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LITELLM) node_modules $(dir $(PAGES)) tools/kafka/libs tools/kafka/libs.lock dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

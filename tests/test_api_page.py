@@ -27,8 +27,8 @@ from meterhouse.warehouse.api_keys import NewKey
 from meterhouse.warehouse.control_file import parse
 from meterhouse.warehouse.control_plan import plan
 from tests.api.serving import served
+from tests.blocks import Block, blocks
 from tests.kafka.logs import await_that
-from tests.pages import Block, blocks
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "api.md"

@@ -14,8 +14,8 @@ import pytest
 from meterhouse.api.settings import Settings
 from meterhouse.ingest.sqlite_log import SqliteLog
 from meterhouse.ingest.topics import budget_topics
+from tests.blocks import blocks
 from tests.e2e.house import COMMAND, environment
-from tests.pages import blocks
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

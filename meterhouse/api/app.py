@@ -21,7 +21,8 @@ from meterhouse.api.downloads import Downloads
 from meterhouse.api.figures import Reports
 from meterhouse.api.foreign import ForeignTerms
 from meterhouse.api.metrics import HttpMetrics
-from meterhouse.api.pages import ListingGone
+from meterhouse.api.pages import site
+from meterhouse.api.paging import ListingGone
 from meterhouse.api.routes import (
     admissions,
     alerts,
@@ -70,8 +71,8 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
         title="Meterhouse",
         version="1",
         description=DESCRIPTION,
-        redoc_url=None,  # one page of documentation is enough
-        swagger_ui_oauth2_redirect_url=None,
+        docs_url=None,  # a page of ours, which loads nothing from elsewhere
+        redoc_url=None,
         generate_unique_id_function=openapi.operation_id,
         openapi_tags=[
             {"name": "ingest", "description": "Events in."},
@@ -104,6 +105,7 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
         rejects, alerts, quality, audit, keys, health,
     ):  # fmt: skip
         app.include_router(routes.router)
+    site.install(app)
     check_guarded(app)
     openapi.install(app, UNRETURNED)
     deprecation.install(app, deprecation.DEPRECATIONS)
@@ -150,7 +152,7 @@ class CountRequests:
 
 def _install_domain_errors(app: FastAPI) -> None:
     async def _wrong(request: Request, error: Exception) -> Response:
-        return problems.document(problems.Problem("invalid-parameter", str(error)), request.url.path)
+        return problems.answer(request, problems.Problem("invalid-parameter", str(error)))
 
     for wrong in (ReportError, BadDeed):  # what cannot be told to the audit log is not done
         app.exception_handler(wrong)(_wrong)
@@ -158,23 +160,23 @@ def _install_domain_errors(app: FastAPI) -> None:
     @app.exception_handler(sa.exc.DataError)
     async def _not_taken(request: Request, error: sa.exc.DataError) -> Response:
         detail = "A text or number is one that the database does not take: leave out NUL and what is beyond 2^63."
-        return problems.document(problems.Problem("invalid-parameter", detail), request.url.path)
+        return problems.answer(request, problems.Problem("invalid-parameter", detail))
 
     async def _unavailable(request: Request, error: Exception) -> Response:
         problem = problems.Problem("unavailable", f"{error}. Try again.", headers={"Retry-After": "1"})
-        return problems.document(problem, request.url.path)
+        return problems.answer(request, problem)
 
     @app.exception_handler(KeyOver)
     async def _over(request: Request, error: KeyOver) -> Response:
-        return problems.document(problems.Problem("conflict", str(error)), request.url.path)
+        return problems.answer(request, problems.Problem("conflict", str(error)))
 
     @app.exception_handler(NoSuch)
     async def _no_such(request: Request, error: NoSuch) -> Response:
-        return problems.document(problems.Problem("not-found", str(error)), request.url.path)
+        return problems.answer(request, problems.Problem("not-found", str(error)))
 
     @app.exception_handler(ListingGone)
     async def _gone(request: Request, error: ListingGone) -> Response:
-        return problems.document(problems.Problem("gone", str(error)), request.url.path)
+        return problems.answer(request, problems.Problem("gone", str(error)))
 
     for kind in (LogError, LakeError, ControlUnavailable, OutboxUnavailable):
         app.exception_handler(kind)(_unavailable)

@@ -25,7 +25,7 @@ from meterhouse.api.cli_common import (
     where_of,
 )
 from meterhouse.api.figures import Json, Reports
-from meterhouse.api.pages import MAX_PAGE, Page
+from meterhouse.api.paging import MAX_PAGE, Page
 from meterhouse.api.resolving import parse_place
 from meterhouse.api.wiring import House
 from meterhouse.warehouse.view import EVERYTHING

@@ -24,7 +24,7 @@ from meterhouse.api.alert_desk import NoSuch
 from meterhouse.api.clock import BadTime, parse_time
 from meterhouse.api.figures import Span
 from meterhouse.api.metrics_server import MetricsError
-from meterhouse.api.pages import ListingGone
+from meterhouse.api.paging import ListingGone
 from meterhouse.api.quality_desk import QualityMissing
 from meterhouse.api.settings import Settings
 from meterhouse.api.wiring_edges import TracesMissing

@@ -27,7 +27,7 @@ from meterhouse.api.cli_common import (
 )
 from meterhouse.api.cli_reports import range_of
 from meterhouse.api.figures import Json, Reports
-from meterhouse.api.pages import MAX_PAGE, Page
+from meterhouse.api.paging import MAX_PAGE, Page
 from meterhouse.api.wiring import House
 from meterhouse.warehouse.view import EVERYTHING
 

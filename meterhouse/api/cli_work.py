@@ -111,8 +111,8 @@ def serve(
     ] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port; 0: any free one. (Default: 8080.)")] = None,
 ) -> None:
-    """Serves the HTTP API (documentation at /docs), until Ctrl-C. With the embedded log the workers run beside it; with
-    Kafka they run alone, as meter, budget-worker and alert-sender."""
+    """Serves the pages and the HTTP API (documentation at /docs), until Ctrl-C. With the embedded log the workers run
+    beside it; with Kafka they run alone, as meter, budget-worker and alert-sender."""
     settings = settings_of(ctx)
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = settings.model_copy(update=given)
@@ -125,6 +125,7 @@ def serve_house(house: House, settings: Settings) -> None:
     """Serves until a signal; with the embedded log, workers that fail take the server down with them, loudly."""
     # Here, since a second of imports is felt at every other command.
     from meterhouse.api.app import create_app
+    from meterhouse.api.pages.assets import HOW_TO_BUILD
     from meterhouse.api.server import Server
 
     check_authentication(house, settings)
@@ -144,6 +145,8 @@ def serve_house(house: House, settings: Settings) -> None:
         bound = listen(settings)
         port = bound.getsockname()[1]
         scheme = "http" if settings.tls_cert is None else "https"
+        if not app.state.pages.assets.are_built:
+            err.print(f"note: pages have tables and no charts; to have them, {HOW_TO_BUILD}", soft_wrap=True)
         err.print(f"serving {scheme}://{settings.host}:{port} (documentation at /docs); Ctrl-C stops", soft_wrap=True)
         server.run([bound])
         stop.set()

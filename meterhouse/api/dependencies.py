@@ -14,7 +14,7 @@ from meterhouse.api.auth.guard import CallerOf
 from meterhouse.api.clock import BadTime, parse_time
 from meterhouse.api.figures import Reports, Span
 from meterhouse.api.ingest import Ingest
-from meterhouse.api.pages import MAX_PAGE, MAX_TOKEN, Page
+from meterhouse.api.paging import MAX_PAGE, MAX_TOKEN, Page
 from meterhouse.api.problems import Problem
 from meterhouse.api.wiring import House
 from meterhouse.warehouse.reports.groups import Filters

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from meterhouse.api.alert_desk import NoSuch
 from meterhouse.api.clock import now_us
-from meterhouse.api.pages import Asked, Page, Pages, Reached, Standing
+from meterhouse.api.paging import Asked, Page, Pages, Reached, Standing
 from meterhouse.api.wiring import House
 from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, EventLog, whole_topic
 from meterhouse.streams.budget import BudgetTable, BudgetTotal

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
+
+PAGES: Final = "pages"
+"""The tag of routes that are pages: for people, not in the API's document, with sessions and forms."""
 
 
 def every_route(app: FastAPI) -> Iterator[RouteContext]:

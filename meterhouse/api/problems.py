@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, MutableMapping, Sequence
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 from fastapi import FastAPI, Request
@@ -53,6 +53,12 @@ class Problem(Exception):
         self.status, self.title = TYPES[name]
 
 
+class PagesOfProblems(Protocol):
+    def problem(self, request: Request, problem: Problem) -> Response:
+        """A page that says what is wrong and what to do."""
+        ...
+
+
 def document(problem: Problem, instance: str) -> Response:
     body = {
         "type": f"/problems/{problem.name}",
@@ -63,6 +69,19 @@ def document(problem: Problem, instance: str) -> Response:
         **problem.members,
     }
     return Response(json.dumps(body), problem.status, problem.headers, MEDIA_TYPE)
+
+
+def answer(request: Request, problem: Problem) -> Response:
+    """The problem as whoever asks reads it: people as a page, where there are pages; programs as a document."""
+    pages: PagesOfProblems | None = getattr(request.app.state, "pages", None)
+    if pages is not None and is_for_people(request):
+        return pages.problem(request, problem)
+    return document(problem, request.url.path)
+
+
+def is_for_people(request: Request) -> bool:
+    """Browsers that show a page say that they take HTML; programs do not."""
+    return "text/html" in request.headers.get("accept", "")
 
 
 def responses(*names: str) -> dict[int | str, dict[str, Any]]:
@@ -89,27 +108,23 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     async def _problem(request: Request, problem: Problem) -> Response:
-        return document(problem, request.url.path)
+        return answer(request, problem)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        return document(_from_validation(error.errors()), request.url.path)
+        return answer(request, _from_validation(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            return document(_method_not_allowed(request), request.url.path)
-        return document(_from_status(error), request.url.path)
+            return answer(request, _method_not_allowed(request))
+        return answer(request, _from_status(error))
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> Response:
         _log.error("request failed", path=request.url.path, method=request.method, error=type(error).__name__)
-        return document(
-            Problem(
-                "internal-error", "The request was not at fault. Try again; if it stays, look in the server's log."
-            ),
-            request.url.path,
-        )
+        detail = "The request was not at fault. Try again; if it stays, look in the server's log."
+        return answer(request, Problem("internal-error", detail))
 
 
 def _from_validation(errors: Sequence[Mapping[str, Any]]) -> Problem:

@@ -118,6 +118,9 @@ class Settings(BaseSettings):
     oidc_clock_skew_s: int = Field(60, ge=0, le=300, description="how far the issuer's clock may be from ours")
     oidc_role_claim: str = Field("meterhouse_role", min_length=1, description="the claim that names the role")
     oidc_grants_claim: str = Field("meterhouse_grants", min_length=1, description="and its tenants, a list")
+    session_secret: SecretStr | None = Field(
+        None, min_length=32, description="signs who signed in to the pages; unset: until this process ends"
+    )
     rate_per_minute: str = Field(RATES, description="most requests a minute and caller, by family, blanks between them")
     gates: int = Field(1, ge=1, le=10_000, description="how many gates admit against the same budgets, serve's too")
     max_body_bytes: int = Field(4 * 2**20, gt=0, description="largest HTTP body: about 10,000 events")

@@ -17,7 +17,7 @@ from meterhouse.api.clock import now_us
 from meterhouse.api.head_keeper import HeadKeeper
 from meterhouse.api.housekeeping import Housekeeping
 from meterhouse.api.settings import Settings
-from meterhouse.api.wiring_edges import channels_of, tokens_of, tracing_of
+from meterhouse.api.wiring_edges import channels_of, sessions_of, tokens_of, tracing_of
 from meterhouse.ingest.event import Lateness
 from meterhouse.ingest.log import EventLog, LogError, TopicSpec
 from meterhouse.ingest.sqlite_log import SqliteLog
@@ -203,6 +203,7 @@ class House:
             KeyRing(self.keys, self._steady_snapshot, now_us),
             tokens_of(self.settings),
             RefusalLog(self._database, now_us),
+            sessions_of(self.settings),
         )
         return self._closing.enter_context(Authentication(self.settings.auth, doors))
 

@@ -9,6 +9,7 @@ from meterhouse.api.settings import Settings
 
 if TYPE_CHECKING:
     from meterhouse.api.auth.oidc import OidcTokens
+    from meterhouse.api.auth.sessions import Sessions
     from meterhouse.api.tracing import Tracing
     from meterhouse.streams.channels import Channel
 
@@ -34,6 +35,13 @@ def tokens_of(settings: Settings) -> OidcTokens | None:
             grants_claim=settings.oidc_grants_claim,
         )
     )
+
+
+def sessions_of(settings: Settings) -> Sessions:
+    from meterhouse.api.auth.sessions import Sessions
+
+    secret = settings.session_secret
+    return Sessions(None if secret is None else secret.get_secret_value(), now_us)
 
 
 def channels_of(settings: Settings) -> list[Channel]:

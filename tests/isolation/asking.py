@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
 
-from meterhouse.api.auth.guard import PUBLIC
+from meterhouse.api.auth.guard import DOCUMENTATION, PUBLIC
+from meterhouse.api.operations import routes_of
 from tests.ingest.foreign_payloads import litellm_call, litellm_openmeter, otlp_request, otlp_span
 from tests.isolation.town import Marks, event
 
@@ -54,6 +56,10 @@ PLAIN: Final[Mapping[str, tuple[str, ...]]] = {
     "format": ("csv", "parquet"),
     "suite": ("events",),
     "actor": ("local",),
+    "range": ("last-30-days",),
+    "by": ("application", "model", "org_unit", "cost_center", "kind"),
+    "then": ("environment",),
+    "form": ("csv", "parquet"),
     "action": ("silence.made",),
 }  # fmt: skip
 """Query parameters that name nothing of a tenant, and values worth asking with."""
@@ -138,7 +144,26 @@ class Operation:
 
 
 def operations(app: FastAPI) -> list[Operation]:
-    """Every operation that is not public, as the API's own document has them."""
+    """Every operation that is not public: those of the API's own document, and pages."""
+    return [*_of_the_document(app), *_of_pages(app)]
+
+
+def _of_pages(app: FastAPI) -> list[Operation]:
+    return [
+        Operation(method, route.path or "", tuple(dict.fromkeys(_query(route.dependant))))
+        for route in routes_of(app)
+        if not route.include_in_schema and route.path not in PUBLIC | DOCUMENTATION
+        for method in sorted(route.methods or ())
+    ]
+
+
+def _query(dependant: Dependant) -> Iterator[str]:
+    yield from (each.alias for each in dependant.query_params)
+    for deeper in dependant.dependencies:
+        yield from _query(deeper)
+
+
+def _of_the_document(app: FastAPI) -> list[Operation]:
     return [
         Operation(
             method.upper(), path, tuple(p["name"] for p in said.get("parameters", ()) if p["in"] == "query")

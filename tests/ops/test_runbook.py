@@ -20,9 +20,9 @@ from meterhouse.ingest.batch import Reason
 from meterhouse.ingest.log import USAGE_EVENTS, Message
 from tests.api.serving import served
 from tests.api.sites import event
+from tests.blocks import blocks
 from tests.commands import invoked
 from tests.ops.test_rules import rules
-from tests.pages import blocks
 
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = ROOT / "docs" / "runbook.md"

@@ -10,10 +10,12 @@ from urllib.parse import urlsplit
 
 from fastapi import Request
 
-from meterhouse.api.auth.caller import LOCAL, Caller, NotAuthenticated
+from meterhouse.api.auth.caller import LOCAL, Caller, NotAuthenticated, view_of
 from meterhouse.api.auth.key_ring import KeyRing
 from meterhouse.api.auth.oidc import OidcTokens
 from meterhouse.api.auth.refusals import RefusalLog
+from meterhouse.api.auth.sessions import Sessions
+from meterhouse.api.operations import PAGES
 from meterhouse.api.problems import Problem
 from meterhouse.api.settings import LOOPBACK
 from meterhouse.warehouse import key_text
@@ -36,6 +38,7 @@ class Doors:
     ring: KeyRing
     tokens: OidcTokens | None
     refusals: RefusalLog
+    sessions: Sessions
 
 
 class Authentication:
@@ -44,6 +47,7 @@ class Authentication:
     def __init__(self, mode: Mode, doors: Doors) -> None:
         self._mode = mode
         self._ring, self._tokens, self.refusals = doors.ring, doors.tokens, doors.refusals
+        self.sessions = doors.sessions
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="meterhouse-keys", daemon=True)
 
@@ -61,7 +65,8 @@ class Authentication:
             _check_local(request)
             return LOCAL
         try:
-            who = await self._shown(request.headers.getlist("authorization"))
+            shown = request.headers.getlist("authorization")
+            who = await self._shown(shown) if shown else self._signed_in(request)
         except NotAuthenticated as failed:
             request.state.failed = failed  # for the audit log
             raise _unauthenticated(failed) from None
@@ -70,13 +75,28 @@ class Authentication:
             raise Problem("forbidden", "What this key or token was granted is not there any more: it sees nothing.")
         return who
 
-    async def _shown(self, headers: list[str]) -> Caller:
-        if not headers:
+    def _signed_in(self, request: Request) -> Caller:
+        """By the session's cookie, which browsers send whoever makes them ask: it opens what changes nothing, and the
+        forms of pages, which have a token of their own."""
+        session = self.sessions.of(request)
+        reads = request.method in ("GET", "HEAD")
+        if session is None or not (reads or PAGES in getattr(request.scope.get("route"), "tags", ())):
             raise NotAuthenticated("none", _HOW)
+        request.state.session = session
+        if session.via == "key":
+            return self._ring.holder_of(session.subject)
+        view = view_of(session.role, session.grants, self._ring.tenants)
+        return Caller(f"oidc:{session.subject}", session.name, session.role, view)
+
+    async def _shown(self, headers: list[str]) -> Caller:
         scheme, _, credentials = headers[0].partition(" ")
         credentials = credentials.strip()
         if len(headers) > 1 or scheme.lower() != "bearer" or not credentials:
             raise NotAuthenticated("malformed", _HOW)
+        return await self.holder_of(credentials)
+
+    async def holder_of(self, credentials: str) -> Caller:
+        """Who holds this key or token. Raises NotAuthenticated, Problem (`forbidden`), ControlUnavailable."""
         if credentials.startswith(key_text.PREFIX):
             try:
                 return self._ring.caller_of(key_text.read(credentials))

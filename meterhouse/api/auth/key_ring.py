@@ -81,10 +81,21 @@ class KeyRing:
         fits = hmac.compare_digest(_NO_HASH if hung is None else hung.key.secret_hash, shown.secret_hash)
         if hung is None or not fits:
             raise NotAuthenticated("unknown_key" if hung is None else "wrong_secret", claimed=shown.id)
+        return self._used(hung)
+
+    def holder_of(self, key_id: str) -> Caller:
+        """Who showed the key of this id when a session began. Raises as `caller_of`."""
+        self._check_age()
+        hung = self._hung.get(key_id)
+        if hung is None:
+            raise NotAuthenticated("unknown_key", claimed=key_id)
+        return self._used(hung)
+
+    def _used(self, hung: _Hung) -> Caller:
         now_us = self._clock()
         if (standing := hung.key.standing(now_us)) != "in_force":
-            raise NotAuthenticated(standing, claimed=shown.id)
-        self._used_us[shown.id] = now_us
+            raise NotAuthenticated(standing, claimed=hung.key.id)
+        self._used_us[hung.key.id] = now_us
         return hung.caller
 
     def note_uses(self, *, every_us: int = NOTED_EVERY_US) -> None:

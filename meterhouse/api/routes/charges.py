@@ -10,7 +10,7 @@ from meterhouse.api.answers import FORMS, AnswerOf
 from meterhouse.api.auth.caller import Permission
 from meterhouse.api.auth.guard import only
 from meterhouse.api.dependencies import PAGE, FiltersOf, PageOf, ReportsOf, SpanOf
-from meterhouse.api.pages import Page
+from meterhouse.api.paging import Page
 from meterhouse.api.problems import responses
 from meterhouse.api.schemas import reports as schemas
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from meterhouse.api.clock import now_us
 from meterhouse.api.figures import Reports, Span
-from meterhouse.api.pages import ListingGone, Page
+from meterhouse.api.paging import ListingGone, Page
 from meterhouse.api.settings import Settings
 from meterhouse.api.wiring import House
 from meterhouse.warehouse.control_file import parse

@@ -1,0 +1,1 @@
+"""Pages for people, over the same reports, permissions and views as the API. See README.md."""

@@ -1,0 +1,150 @@
+"""The chargeback page: any range laid out by any group against the period before, and why it changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final
+
+from fastapi import APIRouter, Request, Response
+
+from meterhouse.api.answers import Answer
+from meterhouse.api.auth.caller import Permission
+from meterhouse.api.auth.guard import CallerOf, only
+from meterhouse.api.dependencies import FiltersOf, ReportsOf
+from meterhouse.api.figures import Reports
+from meterhouse.api.forms import Form
+from meterhouse.api.operations import PAGES
+from meterhouse.api.pages.asked import GROUPS, GroupsOf, RangeOf, span_of
+from meterhouse.api.pages.charts import NONE, Chart, Row, over_time
+from meterhouse.api.pages.compared import lines_of
+from meterhouse.api.pages.links import Query
+from meterhouse.api.pages.ranges import NAMES, Range, range_of
+from meterhouse.api.pages.words import amount, column, day_of_month, decimals_for
+from meterhouse.api.problems import Problem
+from meterhouse.api.schemas import reports as schemas
+from meterhouse.warehouse.reports.groups import FILTERS, Filters, datetime_of
+from meterhouse.warehouse.reports.to_json import rfc3339
+
+router = APIRouter(include_in_schema=False, tags=[PAGES], dependencies=only(Permission.read_reports))
+
+DEEPER: Final[Mapping[str, str]] = {
+    "org_unit": "tenant",
+    "cost_center": "tenant",
+    "tenant": "application",
+    "application": "model",
+    "provider": "model",
+    "environment": "application",
+    "operation": "application",
+    "model": "kind",
+}
+"""What a line is laid out by when it is opened."""
+MAX_DAYS: Final = 92
+"""Bars that a reader tells apart; longer ranges are shown by month."""
+MAX_LINES: Final = 500
+"""Of the table: what a person reads, and 200 kB. Files have them all."""
+PARTS: Final[Mapping[str, str]] = {
+    "price": "Prices",
+    "volume": "Volume",
+    "model_mix": "Model mix",
+    "output_share": "Output share",
+    "cache_share": "Cache share",
+    "new_models": "New models",
+    "gone_models": "Gone models",
+}
+
+
+@router.get("/chargeback")
+def chargeback_page(
+    request: Request,
+    reports: ReportsOf,
+    chosen: RangeOf,
+    filters: FiltersOf,
+    groups: GroupsOf,
+) -> Response:
+    compared = reports.comparison(span_of(chosen), groups, filters)
+    lines, total = lines_of(compared)
+    explained = reports.explanation(span_of(chosen), filters)
+    query = Query.of(request).only("range", "from", "to", *FILTERS, "by", "then")
+    shown = {
+        "title": "Chargeback",
+        "currency": compared["currency"],
+        "chosen": chosen,
+        "ranges": NAMES,
+        "groups": GROUPS,
+        "filter_names": FILTERS,
+        "by": groups[0],
+        "then": groups[1] if len(groups) > 1 else None,
+        "filters": {name: [value or "" for value in values] for name, values in filters.items()},
+        "query": query,
+        "lines": lines[:MAX_LINES],
+        "left_out": len(lines[MAX_LINES:]),
+        "total": total,
+        "before_in_words": range_of(compared["compared_with"]).in_words,
+        "deeper": DEEPER,
+        "none": NONE,
+        "timeline": timeline(reports, chosen, groups[0], filters),
+        "why": why(explained),
+        "api_query": api_query(query, chosen),
+    }
+    response: Response = request.app.state.pages.page(request, "chargeback.html", shown, as_of=compared["as_of"])
+    return response
+
+
+@router.get("/files/chargeback", response_model=schemas.Chargeback)
+def chargeback_file(
+    request: Request,
+    reports: ReportsOf,
+    who: CallerOf,
+    chosen: RangeOf,
+    filters: FiltersOf,
+    groups: GroupsOf,
+    form: str = "csv",
+) -> Any:
+    """The table as a file, exact: what `/v1/chargeback` answers to whoever accepts that form."""
+    if form not in ("csv", "parquet"):
+        raise Problem("invalid-parameter", "form: a file is `csv` or `parquet`.")
+    report = reports.chargeback(span_of(chosen), groups, filters)
+    return Answer(request, Response(), Form[form], False, who)(report)
+
+
+def api_query(query: Query, chosen: Range) -> Query:
+    """The same range and filters as the API takes them."""
+    bounds = (("from", rfc3339(chosen.from_us)), ("to", rfc3339(chosen.to_us)))
+    return Query("/v1/chargeback", (*bounds, *query.only(*FILTERS).pairs))
+
+
+def timeline(reports: Reports, chosen: Range, group: str, filters: Filters) -> Chart:
+    """Costs over time by one group, each step of the range there."""
+    days = (chosen.to_us - chosen.from_us) / 86_400_000_000
+    step = "hour" if days <= 2 else "day" if days <= MAX_DAYS else "month"
+    report = reports.chargeback(span_of(chosen), (step, group), filters)
+    series, rows = over_time(report["lines"], step, group)
+    if step == "day" and rows:
+        rows = _each_day(rows, chosen, len(series))
+        rows = tuple(replace(row, label=day_of_month(row.label)) for row in rows)
+    axis = {"hour": "Hour (UTC)", "day": "Day (UTC)", "month": "Month (UTC)"}[step]
+    title = f"Cost per {step} by {GROUPS[group].lower()}"
+    return Chart("timeline", title, report["currency"], "stacked", axis, series, rows)
+
+
+def _each_day(rows: tuple[Row, ...], chosen: Range, width: int) -> tuple[Row, ...]:
+    """Days without a charge too, up to the last with one: a gap is a finding."""
+    known = {row.label: row for row in rows}
+    found, at = [], datetime_of(chosen.from_us).date()
+    while (label := at.isoformat()) <= rows[-1].label:
+        found.append(known.get(label) or Row(label, tuple(amount("0.000000000000") for _ in range(width))))
+        at += timedelta(days=1)
+    return tuple(found)
+
+
+def why(explained: Mapping[str, Any]) -> Chart:
+    """What each cause added to the cost of the range before, or took from it."""
+    causes = {title: explained["parts"][name] for name, title in PARTS.items()}
+    found = {title: exact for title, exact in causes.items() if exact.strip("-0.")}
+    places = min(decimals_for(explained[when]) for when in ("before", "now"))
+    shown, total = column(list(found.values()), places)
+    rows = tuple(Row(title, (each,)) for title, each in zip(found, shown, strict=True))
+    note = f"The causes add up to the change, {total.shown} {explained['currency']}, exactly."
+    return Chart("why", "Why the cost changed", explained["currency"], "causes", "Cause", ("Change",), rows, note)

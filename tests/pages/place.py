@@ -1,0 +1,150 @@
+"""A server with two tenants' fortnight behind it, and a browser before it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+
+from meterhouse.api.workers import Workers
+from tests.api.doors import Gatehouse, gatehouse
+
+ROOT: Final = Path(__file__).parents[2]
+AXE: Final = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+DAYS: Final = 16
+CANARIES: Final = ("zebra", "borea")
+"""In every name of the second tenant's: a page of the first shows none of them."""
+ROLES: Final = ("admin", "finance", "auditor", "product_owner")
+"""Those who read pages."""
+PAGES: Final = (
+    "/overview",
+    "/chargeback",
+    "/chargeback?range=last-7-days&by=application&then=model",
+    "/chargeback?range=last-30-days&by=kind",
+    "/charges?range=last-7-days",
+)
+
+
+def event(tenant: str, number: int, when: datetime) -> dict[str, Any]:
+    application = ("assistant", "search")[number % 2] if tenant == "acme" else "zebra-desk"
+    return {
+        "specversion": "1.0",
+        "id": f"{tenant}-{number}",
+        "source": "/gateway",
+        "type": "meterhouse.request.v1",
+        "subject": tenant,
+        "time": when.isoformat(),
+        "data": {
+            "application": application,
+            "model": "large" if number % 5 else "unheard-of" if tenant == "acme" else "zebra-model",
+            "provider": "atlas",
+            "status": "error" if number % 7 == 3 else "ok",
+            "input_tokens": 100_000 + 1_000 * number,
+            "output_tokens": 10_000 + number,
+            "duration_us": 1_500_000,
+        },
+    }
+
+
+@contextmanager
+def place(folder: Path) -> Iterator[Gatehouse]:
+    """A gatehouse where something was spent: more each day."""
+    with gatehouse(folder) as doors:
+        now = datetime.now(UTC) - timedelta(minutes=2)
+        moments = [now - timedelta(days=day) for day in range(DAYS)]
+        events = [
+            event(tenant, 10 * day + each, moment)
+            for day, moment in enumerate(moments)
+            for tenant in ("acme", "borea")
+            for each in range(1 + (DAYS - day) // 4)
+        ]
+        answer = doors.ask("admin", "/v1/events", "POST", json=events)
+        assert answer.status_code == 204, answer.text
+        with Workers(doors.house) as workers:
+            workers.run_until_idle(threading.Event())
+        yield doors
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium. A machine without it skips, unless it must not."""
+    found = shutil.which("chromium")
+    if found is None or not AXE.is_file():
+        why = "tests of pages need chromium (apt-get install chromium) and `make pages`"
+        if os.environ.get("METERHOUSE_REQUIRE_CHROMIUM"):
+            pytest.fail(why)
+        pytest.skip(why)
+    with sync_playwright() as driver:
+        # Within a container its own sandbox is not to be had; it visits our own server only.
+        opened = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+
+@dataclass
+class Reader:
+    """Someone at a browser. `complaints`: what its console said, which includes what the policy refused."""
+
+    page: Page
+    base: str
+    complaints: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.page.on("console", self._hear)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _hear(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def open(self, path: str) -> None:
+        self.page.goto(f"{self.base}{path}")
+
+    def sign_in(self, key: str) -> None:
+        self.open("/sign-in")
+        self.page.get_by_label("API key or token").fill(key)
+        self.page.get_by_role("button", name="Sign in").click()
+        self.page.wait_for_url("**/overview")
+
+    def figure(self, selector: str) -> str:
+        """The exact figure that stands there."""
+        value = self.page.locator(f"{selector} data").first.get_attribute("value")
+        assert value is not None
+        return value
+
+    def faults(self) -> list[str]:
+        """What axe finds in the page."""
+        self.page.evaluate(_axe())
+        found = self.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        return [
+            f"{each['id']}: {node['target']} {node['failureSummary']}"
+            for each in found["violations"]
+            for node in each["nodes"]
+        ]
+
+
+@cache
+def _axe() -> str:
+    return AXE.read_text(encoding="utf-8")
+
+
+@contextmanager
+def reading(opened: Browser, doors: Gatehouse, **how: Any) -> Iterator[Reader]:
+    """A reader with a browser's fresh profile."""
+    context: BrowserContext = opened.new_context(**how)
+    try:
+        yield Reader(context.new_page(), str(doors.http.base_url))
+    finally:
+        context.close()

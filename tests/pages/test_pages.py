@@ -1,0 +1,165 @@
+"""Each page in a browser, as each role: its figures are the API's, and nothing is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser
+
+from tests.api.doors import Gatehouse
+from tests.pages.place import CANARIES, PAGES, ROLES, Reader, browser, place, reading
+
+
+@pytest.fixture(scope="module")
+def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gatehouse]:
+    with place(tmp_path_factory.mktemp("place")) as doors:
+        yield doors
+
+
+@pytest.fixture(scope="module")
+def opened() -> Iterator[Browser]:
+    with browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def reader(opened: Browser, doors: Gatehouse) -> Iterator[Reader]:
+    with reading(opened, doors) as reader:
+        yield reader
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_page_has_a_fault_a_complaint_or_anothers_figures(reader: Reader, doors: Gatehouse, role: str) -> None:
+    reader.sign_in(doors.keys[role])
+    for path in PAGES:
+        reader.open(path)
+        assert reader.page.locator("h1").is_visible()
+        assert reader.complaints == [], f"{role} at {path}"
+        if role in ("admin", "product_owner"):
+            assert reader.faults() == [], f"{role} at {path}"
+        shown = [mark for mark in CANARIES if mark in reader.page.content()]
+        assert (shown == []) == (role == "product_owner" or "by=kind" in path), f"{role} at {path}"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_fits_a_narrow_screen_in_both_themes(opened: Browser, doors: Gatehouse, scheme: Any) -> None:
+    with reading(opened, doors, viewport={"width": 320, "height": 700}, color_scheme=scheme) as reader:
+        reader.sign_in(doors.keys["finance"])
+        for path in (*PAGES, "/docs"):
+            reader.open(path)
+            beyond = reader.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            assert beyond == 0, path
+            assert reader.faults() == [], path
+
+
+@pytest.mark.parametrize("role", ["finance", "product_owner"])
+def test_the_chargebacks_figures_are_those_of_the_api(reader: Reader, doors: Gatehouse, role: str) -> None:
+    reader.sign_in(doors.keys[role])
+    reader.open("/chargeback?range=last-7-days&by=application&then=model")
+    days = {name: reader.page.locator(f"#asked-{name}").input_value() for name in ("from", "to")}
+    said = doors.ask(role, "/v1/chargeback/comparison", params={**days, "group_by": "application,model"}).json()
+    rows = reader.page.locator("#lines tbody tr")
+    shown = [_cells(rows.nth(number)) for number in range(rows.count())]
+    expected = [
+        [line["application"], line["model"], *(_cost(line, when) for when in ("now", "before")), line["difference"]]
+        for line in said["lines"]
+    ]
+    assert sorted(shown) == sorted(expected)
+    assert reader.figure("#total") == said["total"]["now"]["cost"]
+    whole = doors.ask(role, "/v1/chargeback", params={**days, "group_by": "day,application"}).json()
+    drawn = reader.page.locator("#timeline tbody data").evaluate_all("all => all.map(each => each.value)")
+    assert sum(map(Decimal, drawn)) == Decimal(whole["total"]["cost"])
+    why = doors.ask(role, "/v1/chargeback/explanation", params=days).json()
+    causes = reader.page.locator("#why tbody data").evaluate_all("all => all.map(each => each.value)")
+    assert sorted(causes) == sorted(part for part in why["parts"].values() if Decimal(part))
+
+
+def _cells(row: Any) -> list[str]:
+    texts = row.locator("th, td").all_text_contents()[:2]
+    figures: list[str] = row.locator("data").evaluate_all("all => all.map(each => each.value)")
+    return texts + figures
+
+
+def _cost(line: Any, when: str) -> str:
+    return "0.000000000000" if line[when] is None else line[when]["cost"]
+
+
+def test_the_overviews_figures_are_those_of_the_api(reader: Reader, doors: Gatehouse) -> None:
+    reader.sign_in(doors.keys["finance"])
+    reader.open("/overview")
+    month, by_day = (doors.ask("finance", path).json() for path in ("/v1/forecast", "/v1/chargeback?group_by=day"))
+    assert reader.figure("#figure-month .large") == by_day["total"]["cost"]
+    assert reader.figure("#figure-today .large") == by_day["lines"][-1]["cost"]
+    # A forecast moves with the clock: by the second, not by the cent.
+    told, shown = (Decimal(each) for each in (month["total"]["forecast"], reader.figure("#figure-forecast .large")))
+    assert abs(told - shown) < Decimal("0.01") * max(told, 1)
+
+
+def test_without_scripts_every_figure_is_there(opened: Browser, doors: Gatehouse) -> None:
+    with reading(opened, doors, java_script_enabled=False) as plain, reading(opened, doors) as full:
+        found = []
+        for reader in (plain, full):
+            reader.sign_in(doors.keys["finance"])
+            reader.open("/chargeback?range=last-7-days&by=application")
+            found.append([each.get_attribute("value") for each in reader.page.locator("data").all()])
+        assert found[0] == found[1] != []
+        plain.page.locator("#asked-by").select_option("model")
+        plain.page.get_by_role("button", name="Show").click()
+        assert "by=model" in plain.page.url
+
+
+def test_a_choice_changes_figures_and_address_without_a_new_page(reader: Reader, doors: Gatehouse) -> None:
+    reader.sign_in(doors.keys["finance"])
+    reader.open("/chargeback?range=last-7-days&tenant=acme")
+    reader.page.evaluate("window.same = true")
+    reader.page.locator("#asked-by").select_option("model")
+    reader.page.locator("#lines thead", has_text="Model").wait_for()
+    assert "by=model" in reader.page.url
+    assert "tenant=acme" in reader.page.url
+    assert reader.page.evaluate("window.same") is True
+    assert reader.page.locator("figure#timeline svg").count() == 1
+    assert reader.complaints == []
+
+
+def test_from_the_overview_to_the_application_and_the_model_that_made_a_bill_grow(
+    reader: Reader, doors: Gatehouse
+) -> None:
+    reader.sign_in(doors.keys["finance"])
+    reader.page.locator("#movers").get_by_role("link", name="acme").click()
+    first = reader.page.locator("#lines tbody tr").first.locator("th, td").all_text_contents()
+    days = {name: reader.page.locator(f"#asked-{name}").input_value() for name in ("from", "to")}
+    asked = {**days, "tenant": "acme", "group_by": "application,model"}
+    lines = doors.ask("finance", "/v1/chargeback/comparison", params=asked).json()["lines"]
+    most = max(lines, key=lambda line: abs(Decimal(line["difference"])))
+    assert first[:2] == [most["application"], most["model"]]
+    reader.page.locator("#lines tbody tr").first.get_by_role("link", name="events").click()
+    assert reader.page.locator("#charges tbody tr").count() > 0
+    filters = {"tenant=acme", f"application={most['application']}", f"model={most['model']}"}
+    assert filters <= set(reader.page.url.partition("?")[2].split("&"))
+
+
+def test_the_keyboard_alone_reaches_the_figures(reader: Reader, doors: Gatehouse) -> None:
+    reader.sign_in(doors.keys["finance"])
+    reader.open("/chargeback?range=last-7-days")
+    reader.page.keyboard.press("Tab")
+    assert reader.page.locator(":focus").text_content() == "Skip to the figures"
+    reader.page.keyboard.press("Enter")
+    assert reader.page.locator(":focus").get_attribute("id") == "content"
+    reader.page.keyboard.press("Tab")
+    assert reader.page.locator(":focus").get_attribute("name") == "range"
+
+
+def test_files_hold_what_the_page_shows(reader: Reader, doors: Gatehouse) -> None:
+    reader.sign_in(doors.keys["product_owner"])
+    reader.open("/chargeback?range=last-7-days&by=application")
+    total = reader.figure("#total")
+    for name in ("CSV", "FOCUS CSV"):
+        with reader.page.expect_download() as download:
+            reader.page.get_by_role("link", name=name, exact=True).click()
+        text = download.value.path().read_text(encoding="utf-8")
+        column = text.splitlines()[0].split(",").index("cost" if name == "CSV" else "BilledCost")
+        assert sum(Decimal(line.split(",")[column]) for line in text.splitlines()[1:]) == Decimal(total)
+        assert [mark for mark in CANARIES if mark in text] == []
