@@ -35,7 +35,7 @@ demo: $(READY) $(PAGES) ## run the demo, then serve its pages on http://127.0.0.
 	$(BIN)/meterhouse demo $(ARGS)
 
 test: $(READY) $(PAGES) ## run the tests (ARGS="-k chargeback": some of them)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY) ## formatting, lint, types, direction of imports
 	$(BIN)/ruff format --check .

@@ -17,8 +17,8 @@ import typer.main
 
 from meterhouse.api.cli import app, with_home_first
 from meterhouse.api.settings import Settings
-from tests.commands import invoked
 from tests.blocks import ROOT, Said, anchors, code, links, pages, typed
+from tests.commands import invoked
 from tools.openapi import release
 
 PAGES: Final = pages()
