@@ -38,7 +38,7 @@ charts.need(bill.lines, f"billed in {now}")
 # %% [markdown]
 # ## The statement
 #
-# Each amount is rounded once, here, so that the lines add up to the total that is shown.
+# Amounts are rounded here so that the lines add up to the total that is shown. Charts round each amount by itself.
 
 # %%
 *amounts, total = charts.statement([charts.pico(line.figures.cost) for line in bill.lines])

@@ -45,7 +45,7 @@ charged = {each: sum(line.charged_pico for line in found.lines if line.groups["t
 would = {each: sum(line.would_pico for line in found.lines if line.groups["tenant"] == each) for each in tenants}
 
 
-shown = zip(
+sides = zip(
     [*tenants, "All"],
     charts.statement([charged[each] for each in tenants]),
     charts.statement([would[each] for each in tenants]),
@@ -59,8 +59,9 @@ shown = zip(
         "difference": then - was,
         "share": charts.percent((then - was) / was) if was else None,
     }
-    for tenant, was, then in shown
+    for tenant, was, then in sides
 )
+shown = {each["tenant"]: each["difference"] for each in rows}
 charts.table(
     rows,
     total=total,
@@ -75,7 +76,7 @@ charts.table(
 charts.differences(
     f"How the bills of {name} would differ with {MODEL} at the new price",
     currency,
-    {each: would[each] - charged[each] for each in sorted(tenants, key=lambda each: would[each] - charged[each])},
+    {each: charts.pico(shown[each]) for each in sorted(tenants, key=lambda each: shown[each])},
 )
 
 # %% [markdown]
@@ -101,12 +102,13 @@ model_charged, model_would = sum(line.charged_pico for line in of_model), sum(li
 users = {line.groups["tenant"] for line in of_model}
 same = sorted(each for each in users if would[each] == charged[each])
 most = max(tenants, key=lambda each: abs(would[each] - charged[each]))
+feels = charts.signed(charts.pico(shown[most]))
 charts.said(
     f"**{name} would have cost {charts.money(found.would_pico)} instead of {charts.money(found.charged_pico)} "
     f"{currency}**: {charts.signed(found.difference_pico)}, "
     f"{charts.percent(abs(found.difference_pico) / found.charged_pico)} "
     f"{'less' if found.difference_pico < 0 else 'more'}.",
-    f"**{most}** feels it most: {charts.signed(would[most] - charged[most])} {currency}.",
+    f"**{most}** feels it most: {feels} {currency}.",
     f"{', '.join(same)} would pay the same for {MODEL}: a price of their own is in force, and a list price does not "
     "change it."
     if same
