@@ -23,6 +23,7 @@ LONG: Final = (
     "tests/crash/test_chaos.py",
     "tests/crash/test_planted.py",
     "tests/crash/test_kill.py",
+    "tests/test_readme.py",
     "tests/notebooks/test_notebooks.py",
 )
 """Files of a few tests that take minutes, the longest first. By its number of tests such a file would be begun last,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
@@ -119,8 +120,9 @@ def test_every_harmless_command_of_a_page_runs(tmp_path: Path) -> None:
     }
     run = {tuple(words) for page in RUN for said, words in commands(page) if said.block == "sh"}
     wanting = [(where, words) for words, where in found.items() if words not in run]
-    assert invoked(tmp_path, "apply", str(ROOT / "meterhouse" / "api" / "demo.yaml")).exit_code == 0
-    assert invoked(tmp_path, "work", "--until-idle").exit_code == 0
+    if wanting:
+        assert invoked(tmp_path, "apply", str(ROOT / "meterhouse" / "api" / "demo.yaml")).exit_code == 0
+        assert invoked(tmp_path, "work", "--until-idle").exit_code == 0
     failed = {where: done.output for where, words in wanting if (done := invoked(tmp_path, *words)).exit_code}
     assert not failed
 
@@ -148,6 +150,17 @@ def test_every_make_target_of_a_page_is_one(page: Path) -> None:
         for said in code(page)
         for words in typed("make", said)
         if not {word for word in words[:1] if "=" not in word} <= targets
+    ]
+    assert not wrong
+
+
+@every_current_page
+def test_every_python_module_of_a_page_is_there(page: Path) -> None:
+    wrong = [
+        at(page, said)
+        for said in code(page)
+        for name in re.findall(r"python -m ([\w.]+)", said.text)
+        if find_spec(name) is None
     ]
     assert not wrong
 
