@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo pages screenshots test check bench bench-api bench-kafka bench-budgets fmt lock crash kafka release-api litellm clean
+.PHONY: help demo pages screenshots test check bench bench-api bench-kafka bench-budgets fmt lock crash kafka release-api litellm notebooks clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,7 +35,7 @@ demo: $(READY) $(PAGES) ## run the demo, then serve its pages on http://127.0.0.
 	$(BIN)/meterhouse demo $(ARGS)
 
 test: $(READY) $(PAGES) ## run the tests (ARGS="-k chargeback": some of them)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY) ## formatting, lint, types, direction of imports
 	$(BIN)/ruff format --check .
@@ -68,6 +68,9 @@ kafka: $(READY) ## run a real Kafka here until Ctrl-C, without Docker (ARGS="--b
 
 release-api: $(READY) ## write docs/openapi/v1.json, unless a program that uses the last one would break (ARGS=--check: only say so)
 	$(BIN)/python -m tools.openapi.release $(ARGS)
+
+notebooks: $(READY) ## make each .ipynb from its source and run them all on a generated house (ARGS="--out DIR": with what they show)
+	$(BIN)/python -m tools.notebooks $(ARGS)
 
 litellm: $(LITELLM)/.ready ## install LiteLLM beside, for the tests that call through it (380 MB)
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Final
+
+import pytest
+
 from tests.oracle.traces import which
 
 pytest_plugins = [
@@ -13,6 +18,30 @@ pytest_plugins = [
     "tests.services.receiver",
 ]
 
+LONG: Final = (
+    "tests/fuzz/test_fuzz.py",
+    "tests/crash/test_chaos.py",
+    "tests/crash/test_planted.py",
+    "tests/crash/test_kill.py",
+    "tests/test_readme.py",
+    "tests/notebooks/test_notebooks.py",
+)
+"""Files of a few tests that take minutes, the longest first. By its number of tests such a file would be begun last,
+and end alone while other workers have nothing left."""
+
 
 def pytest_report_header() -> list[str]:
     return [which()]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files in the order in which `--dist loadfile --no-loadscope-reorder` gives them out: long ones, then those of
+    many tests first, as xdist would have them by itself. Within a file nothing moves."""
+    tests = Counter(file_of(item) for item in items)
+    places = {file: place for place, file in enumerate(LONG)}
+    items.sort(key=lambda item: (places.get(file_of(item), len(LONG)), -tests[file_of(item)]))
+
+
+def file_of(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]

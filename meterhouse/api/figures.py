@@ -72,6 +72,20 @@ def names_of(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What the functions of `warehouse.reports` are asked with, all of one moment: figures of several of them agree."""
+
+    books: Books
+    control: Snapshot  # with the rate cards that others took the place of: charges may name them
+    freshness: Freshness
+
+    @property
+    def at_us(self) -> int:
+        """When it was, microseconds."""
+        return self.freshness.read_at_us
+
+
 @dataclass(slots=True)
 class _Kept:
     """What is worth keeping between reports, of all that is there."""
@@ -170,6 +184,12 @@ class Reports:
     @property
     def _pages(self) -> Pages:
         return Pages(self._house.lake, self._house.listings)
+
+    @contextmanager
+    def moment(self) -> Iterator[Moment]:
+        """For who asks `warehouse.reports` themselves, while the context lasts: a read transaction."""
+        with self._reading() as (books, fresh):
+            yield Moment(books, self._with_every_card(), fresh)
 
     def focus(self, span: Span, filters: Filters) -> AbstractContextManager[FocusExport]:
         """A FOCUS export, read while the context lasts. Without a range: the current month (UTC)."""

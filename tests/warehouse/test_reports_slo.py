@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from meterhouse.streams.control import Objective, Scope
 from meterhouse.warehouse.lake import Lake, LakeConfig
+from meterhouse.warehouse.reports.errors import ReportError
 from meterhouse.warehouse.reports.query import DAY_US
-from meterhouse.warehouse.reports.slo import burn_rules, slo
+from meterhouse.warehouse.reports.slo import MAX_DAYS, Ratio, burn_rules, slo, slo_days
 from meterhouse.warehouse.reports.to_json import to_json
 from tests.builders import HOUR_US, MINUTE_US, SECOND_US, T0_US
 from tests.warehouse.filled import SNAPSHOT, fill, microseconds
@@ -115,6 +117,24 @@ def test_an_explicit_range_is_the_window_and_cuts_the_burn_windows(lake: Lake, c
     exact, median = values[math.ceil(len(values) / 2) - 1], line.percentiles_us["duration"]["p50"]
     assert median is not None
     assert abs(median - exact) * 100 <= exact
+
+
+def test_days_are_counted_as_the_window_and_add_up_to_it(lake: Lake, charges: list[Row]) -> None:
+    from_us, to_us = T0_US - 3 * DAY_US + HOUR_US + 1, T0_US + DAY_US + MINUTE_US
+    begins = [from_us, T0_US - 2 * DAY_US, T0_US - DAY_US, T0_US, T0_US + DAY_US]
+    windows = slo(lake, SNAPSHOT, to_us, (from_us, to_us)).lines
+    for found, line in zip(slo_days(lake, SNAPSHOT, from_us, to_us), windows, strict=True):
+        assert (found.objective, found.whole) == (line.objective, line.ratio)
+        rows = [counted(charges, found.objective, *span) for span in pairwise([*begins, to_us])]
+        assert dict(found.days) == {
+            begin: Ratio(good(inside, found.objective), len(inside)) for begin, inside in zip(begins, rows, strict=True)
+        }
+        assert sum(day.total for day in found.days.values()) == found.whole.total
+
+
+def test_a_range_of_too_many_days_is_refused(lake: Lake) -> None:
+    with pytest.raises(ReportError, match="366 days"):
+        slo_days(lake, SNAPSHOT, T0_US, T0_US + (MAX_DAYS + 1) * DAY_US)
 
 
 def test_it_reads_as_the_contract_says(lake: Lake, charges: list[Row]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +17,7 @@ from meterhouse.streams.control import Objective, Snapshot
 from meterhouse.warehouse.books import Books
 from meterhouse.warehouse.lake import Cursor
 from meterhouse.warehouse.reports.as_of import AsOf, Freshness, as_of
+from meterhouse.warehouse.reports.errors import ReportError
 from meterhouse.warehouse.reports.groups import check_range, in_scope
 from meterhouse.warehouse.reports.query import DAY_US, HOUR_US, MINUTE_US, Condition, Query, between, pieces
 
@@ -30,6 +32,10 @@ BURN_WINDOWS_US: Final[Mapping[str, int]] = {
     "1d": DAY_US,
     "3d": 3 * DAY_US,
 }
+
+
+MAX_DAYS: Final = 366
+"""Of one report by days: two columns each, in one pass over the charges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +148,32 @@ def slo(
         return Slo(at_us, tuple(lines), as_of(books, cursor, freshness))
 
 
+@dataclass(frozen=True, slots=True)
+class ObjectiveDays:
+    """An objective day by day: good and total of each day of UTC that shares an instant with [from, to), cut by it."""
+
+    objective: Objective
+    whole: Ratio  # of all of the range; the days add up to it
+    days: Mapping[int, Ratio]  # by where the day, or the part of it, begins
+
+
+def slo_days(books: Books, snapshot: Snapshot, from_us: int, to_us: int) -> tuple[ObjectiveDays, ...]:
+    """All objectives, in the control file's order, counted as `slo` counts. Raises ReportError on an empty range and on
+    more than MAX_DAYS days."""
+    check_range(from_us, to_us)
+    if to_us - from_us > MAX_DAYS * DAY_US:
+        raise ReportError(f"the range has over {MAX_DAYS} days: take a shorter one")
+    midnights = range((from_us // DAY_US + 1) * DAY_US, to_us, DAY_US)
+    edges = [from_us, *midnights, to_us]
+    spans = list(pairwise(edges))
+    lines = []
+    with books.read() as cursor:
+        for objective in snapshot.objectives:
+            whole, *days = _ratios(cursor, snapshot, objective, [(from_us, to_us), *spans])
+            lines.append(ObjectiveDays(objective, whole, dict(zip(edges, days, strict=False))))
+    return tuple(lines)
+
+
 _NOT_REFUSED: Final = Condition("NOT list_contains($refused::VARCHAR[], status)", {"refused": sorted(REFUSED_STATUSES)})
 
 
@@ -186,11 +218,17 @@ def edges_query(snapshot: Snapshot, objective: Objective, window: tuple[int, int
     return Query(f"SELECT {columns}, count(*) FROM charges WHERE {condition.sql} GROUP BY ALL", condition.params)
 
 
+def _ratios(
+    cursor: Cursor, snapshot: Snapshot, objective: Objective, spans_us: Sequence[tuple[int, int]]
+) -> list[Ratio]:
+    [counts] = ratio_query(snapshot, objective, spans_us).rows(cursor)
+    return [Ratio(good, total) for good, total in zip(counts[::2], counts[1::2], strict=True)]
+
+
 def _line(cursor: Cursor, snapshot: Snapshot, objective: Objective, window: tuple[int, int]) -> ObjectiveLine:
     from_us, to_us = window
     spans = [window, *((max(from_us, to_us - length_us), to_us) for length_us in BURN_WINDOWS_US.values())]
-    [counts] = ratio_query(snapshot, objective, spans).rows(cursor)
-    ratios = [Ratio(good, total) for good, total in zip(counts[::2], counts[1::2], strict=True)]
+    ratios = _ratios(cursor, snapshot, objective, spans)
     whole = histogram_query(snapshot, objective, window).rows(cursor)
     edges = edges_query(snapshot, objective, window).rows(cursor)
     percentiles = {metric: _percentiles(metric, number, whole, edges) for number, metric in enumerate(METRICS)}

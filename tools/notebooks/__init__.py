@@ -1,0 +1,1 @@
+"""Notebooks: their pairs, a house to run them on, and running them."""
