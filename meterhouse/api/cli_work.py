@@ -125,6 +125,7 @@ def serve_house(house: House, settings: Settings) -> None:
     """Serves until a signal; with the embedded log, workers that fail take the server down with them, loudly."""
     # Here, since a second of imports is felt at every other command.
     from meterhouse.api.app import create_app
+    from meterhouse.api.look_ahead import LookAhead
     from meterhouse.api.server import Server
 
     check_authentication(house, settings)
@@ -139,6 +140,7 @@ def serve_house(house: House, settings: Settings) -> None:
         working = pool.submit(run)
         parts.callback(stop.set)  # before the pool waits for them
         app = create_app(house, workers_alive=lambda: not working.done())
+        parts.enter_context(LookAhead(house, app.state.reports))
         server = Server(app, settings)
         working.add_done_callback(lambda _: setattr(server, "should_exit", True))
         bound = listen(settings)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from time import monotonic
 from typing import Any, Final, Protocol, Self
 
@@ -165,6 +165,7 @@ class Lake:
         self._readers = Readers()
         self.writing = Lock()  # held by a commit or by maintenance of this process
         self.passage = Passage(config.catalogue)
+        self.moved = Event()  # set by this process's commits, cleared by who waits for them
 
     @classmethod
     def open(cls, config: LakeConfig, *, read_only: bool = False) -> Self:
