@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from meterhouse.warehouse.catalogue import LakeFile, files
 from meterhouse.warehouse.lake import Cursor, Lake
-from meterhouse.warehouse.reports.query import KeepableSums
+from meterhouse.warehouse.reports.query import KEEPABLE, KeepableSums
 from meterhouse.warehouse.view import View
 
 MOST_BYTES: Final = 64 * 2**20
@@ -48,7 +48,7 @@ class KeptSums:
         self._bytes = 0
         self._large: set[bytes] = set()
         self._asked: OrderedDict[bytes, _Asked] = OrderedDict()  # the last one was asked last
-        self._files: dict[str, tuple[int, Sequence[LakeFile] | None]] = {}  # table → snapshot, its files
+        self._files: tuple[int, Mapping[str, Sequence[LakeFile] | None]] = -1, {}  # a snapshot, its tables' files
 
     @property
     def held_bytes(self) -> int:
@@ -77,8 +77,10 @@ class KeptSums:
     def _parts(
         self, digest: bytes, sums: KeepableSums, cursor: Cursor, read: Callable[[str], pa.Table]
     ) -> list[pa.Table] | None:
-        parts = []
-        for file in self._files_of(sums.table, cursor) or ():
+        known, parts = self._files_of(sums.table, cursor), []
+        if known is None:
+            return None
+        for file in known:
             if file.may_hold(sums.from_us, sums.to_us):
                 part = self._of_file(digest + file.path.encode(), partial(read, file.path))
                 if part is None:
@@ -121,10 +123,10 @@ class KeptSums:
 
     def _files_of(self, table: str, cursor: Cursor) -> Sequence[LakeFile] | None:
         snapshot = self._lake.snapshot_id(cursor)
-        known = self._files.get(table)
-        if known is None or known[0] != snapshot:
-            known = self._files[table] = snapshot, files(self._lake, cursor, table, snapshot)
-        return known[1]
+        known = self._files
+        if known[0] != snapshot:
+            known = self._files = snapshot, files(self._lake, cursor, KEEPABLE, snapshot)
+        return known[1][table]
 
 
 @dataclass(frozen=True, slots=True)
