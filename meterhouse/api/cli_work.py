@@ -14,6 +14,7 @@ from typing import Annotated, Final
 
 import typer
 
+from meterhouse.api.allocator import share_arenas
 from meterhouse.api.cli_common import (
     FAILED,
     WRONG_USE,
@@ -117,6 +118,7 @@ def serve(
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = settings.model_copy(update=given)
     say_connections(settings)
+    share_arenas()
     with errors(), House(settings, writer=settings.kafka_bootstrap is None) as house, serving_metrics(house):
         serve_house(house, settings)
 

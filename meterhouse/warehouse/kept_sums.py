@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
@@ -125,8 +125,16 @@ class KeptSums:
         snapshot = self._lake.snapshot_id(cursor)
         known = self._files
         if known[0] != snapshot:
-            known = self._files = snapshot, files(self._lake, cursor, KEEPABLE, snapshot)
+            before, known = known, (snapshot, files(self._lake, cursor, KEEPABLE, snapshot))
+            self._files = known
+            self._forget(_paths(before[1]) - _paths(known[1]))
         return known[1][table]
+
+    def _forget(self, paths: Set[bytes]) -> None:
+        """Files that were merged into others: nobody asks for them again."""
+        with self._lock:
+            for name in [name for name in self._sums if name[_DIGEST_BYTES:] in paths] if paths else ():
+                self._bytes -= self._sums.pop(name).nbytes + OVERHEAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +142,13 @@ class _Asked:
     sums: KeepableSums
     view: View
     at_s: float
+
+
+def _paths(known: Mapping[str, Sequence[LakeFile] | None]) -> Set[bytes]:
+    return {file.path.encode() for each in known.values() for file in each or ()}
+
+
+_DIGEST_BYTES: Final = hashlib.sha256().digest_size
 
 
 def _digest(sums: KeepableSums, view: View) -> bytes:

@@ -368,6 +368,7 @@ def attach(config: LakeConfig, store: LakeStore, *, read_only: bool) -> duckdb.D
         "secret_directory": str(config.scratch / "secrets"),  # there are none: those in somebody's home are not ours
         "memory_limit": f"{config.memory_limit_mb}MB",
         "temp_directory": str(config.scratch),
+        "enable_external_file_cache": str(isinstance(config.data, S3Place)),  # a folder's files the system keeps
     }
     # A commit is some fifty small queries of the catalogue: more threads only wait for each other's locks and double
     # its processor time.

@@ -150,6 +150,19 @@ def test_who_looks_ahead_leaves_nothing_to_read_to_whoever_asked_lately_and_asks
     assert len(read) == known, "nobody asked lately"
 
 
+def test_sums_of_files_that_were_merged_are_forgotten(lake: Lake) -> None:
+    sums = KeptSums(lake)
+    for offset in range(4):
+        fill(lake, [request(offset, -1)])
+        bill(lake, sums, EVERYTHING, "tenant")
+    of_four = sums.held_bytes
+    maintain(lake, MIDNIGHT_US, MERGING)
+    bill(lake, sums, EVERYTHING, "tenant")
+    assert len(sums._sums) == 1
+    assert 0 < sums.held_bytes < of_four / 2
+    assert sums.held_bytes == sum(each.nbytes + kept_sums.OVERHEAD_BYTES for each in sums._sums.values())
+
+
 def ahead(lake: Lake, sums: KeptSums) -> None:
     with lake.read() as cursor:
         look_ahead(sums, cursor)
