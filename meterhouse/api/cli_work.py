@@ -14,6 +14,7 @@ from typing import Annotated, Final
 
 import typer
 
+from meterhouse.api.allocator import share_arenas
 from meterhouse.api.cli_common import (
     FAILED,
     WRONG_USE,
@@ -117,6 +118,7 @@ def serve(
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = settings.model_copy(update=given)
     say_connections(settings)
+    share_arenas()
     with errors(), House(settings, writer=settings.kafka_bootstrap is None) as house, serving_metrics(house):
         serve_house(house, settings)
 
@@ -125,6 +127,7 @@ def serve_house(house: House, settings: Settings) -> None:
     """Serves until a signal; with the embedded log, workers that fail take the server down with them, loudly."""
     # Here, since a second of imports is felt at every other command.
     from meterhouse.api.app import create_app
+    from meterhouse.api.look_ahead import LookAhead
     from meterhouse.api.pages.assets import HOW_TO_BUILD
     from meterhouse.api.server import Server
 
@@ -140,6 +143,7 @@ def serve_house(house: House, settings: Settings) -> None:
         working = pool.submit(run)
         parts.callback(stop.set)  # before the pool waits for them
         app = create_app(house, workers_alive=lambda: not working.done())
+        parts.enter_context(LookAhead(house, app.state.reports))
         server = Server(app, settings)
         working.add_done_callback(lambda _: setattr(server, "should_exit", True))
         bound = listen(settings)

@@ -15,7 +15,7 @@ from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, EventLog, whole_t
 from meterhouse.streams.budget import BudgetTable, BudgetTotal
 from meterhouse.streams.budget_totals import read_total, read_total_key
 from meterhouse.streams.control import EMPTY, Snapshot
-from meterhouse.warehouse.books import Books, OneRead, SeenBooks
+from meterhouse.warehouse.books import Books, OneRead, SeenBooks, look_ahead
 from meterhouse.warehouse.lake import Cursor
 from meterhouse.warehouse.reject_resolutions import RejectPlace, Resolution
 from meterhouse.warehouse.reports.as_of import Freshness, Positions, newest_positions
@@ -320,6 +320,12 @@ class Reports:
                     first = log.read(USAGE_EVENTS, partition, offset, 1)
                     waiting |= {partition: first.appended_us[0]} if len(first) else {}
             yield OneRead(self._books, cursor), Freshness(read_at_us, ends, waiting, positions)
+
+    def look_ahead(self) -> None:
+        """Asks of the lake's newest snapshot what the next report would have to ask first."""
+        with self._house.lake.read() as cursor:
+            self._positions(cursor)
+            look_ahead(self._house.sums, cursor)
 
     def _positions(self, cursor: Cursor) -> Positions:
         """Read anew only when the lake has a newer snapshot: reading them costs as much as a report."""

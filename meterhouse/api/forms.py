@@ -125,7 +125,7 @@ def lines_of(shape: type[BaseModel]) -> tuple[str, type[BaseModel]]:
 def _arrow(items: Sequence[Json], line: type[BaseModel], group_by: Sequence[str]) -> pa.Table:
     flat = [tables.flatten(item) for item in items]
     # Without lines the columns are those that each line must have: a program that reads them finds them all the same.
-    names = list(dict.fromkeys(name for item in flat for name in item)) or [*group_by, *_required(line)]
+    names = tables.columns_of(flat) or [*group_by, *_required(line)]
     kinds = [_kind(line, name) for name in names]
     arrays = [
         pa.array([_value(item.get(name), kind) for item in flat], kind) for name, kind in zip(names, kinds, strict=True)

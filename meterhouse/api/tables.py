@@ -38,16 +38,26 @@ _SHOWN_DECIMALS: Final = 6
 
 
 def flatten(item: Json, prefix: str = "") -> dict[str, Any]:
-    """Nested objects as dotted columns: {"tokens": {"input": 1}} becomes {"tokens.input": 1}; lists are joined."""
+    """Nested objects as dotted columns: {"tokens": {"input": 1}} becomes {"tokens.input": 1}; lists are joined, of
+    objects what each begins with."""
     flat: dict[str, Any] = {}
     for name, value in item.items():
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{name}.")
         elif isinstance(value, list):
-            flat[prefix + name] = " ".join(str(part) for part in value)
+            flat[prefix + name] = " ".join(
+                str(next(iter(part.values()), "") if isinstance(part, Mapping) else part) for part in value
+            )
         else:
             flat[prefix + name] = value
     return flat
+
+
+def columns_of(flat: Sequence[Json]) -> list[str]:
+    """In order of first appearance. An object that some items lack is no column: its members are."""
+    names = list(dict.fromkeys(name for item in flat for name in item))
+    objects = {name[:at] for name in names for at in range(len(name)) if name[at] == "."}
+    return [name for name in names if name not in objects]
 
 
 def to_csv(items: Sequence[Json]) -> str:
@@ -57,9 +67,9 @@ def to_csv(items: Sequence[Json]) -> str:
     in front, with which spreadsheets show it as it is. Numbers stay numbers.
     """
     flat = [flatten(item) for item in items]
-    columns = list(dict.fromkeys(name for item in flat for name in item))
+    columns = columns_of(flat)
     out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\r\n")
+    writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\r\n")
     writer.writeheader()
     writer.writerows({name: _inert(value) for name, value in item.items()} for item in flat)
     return out.getvalue()

@@ -56,6 +56,9 @@ CONTROL_EVERY_S: Final = 0.2
 """How often workers look for new control data: an edit is to be in force at gates within a second. A look costs 0.3 ms
 with SQLite and 2 ms with PostgreSQL, too much for each of a budget worker's hundred turns a second."""
 
+EMBEDDED_REST: Final = 3.0
+"""Times its turn, that the meter of an embedded home rests: it shares its process with whoever asks for reports."""
+
 _log = structlog.get_logger("meterhouse")
 
 
@@ -153,6 +156,11 @@ class House:
         self._closing.callback(lake.close)
         return lake
 
+    @property
+    def opened_lake(self) -> Lake | None:
+        """The lake, if anybody asked for it yet."""
+        return self.__dict__.get("lake")
+
     @cached_property
     def sums(self) -> KeptSums:
         return KeptSums(self.lake)
@@ -239,6 +247,7 @@ class House:
                 poll_records=settings.poll_records,
                 window_hours=settings.dedupe_window_hours,
                 lateness=self.lateness,
+                rest=0.0 if settings.kafka_bootstrap else EMBEDDED_REST,
             ),
             hooks=MeterHooks(
                 self.tracing.meter(watch) if self.tracing else watch, housekeeping.between_commits, self.dedupe()

@@ -44,6 +44,8 @@ from meterhouse.streams.watch import Lag, MeterHooks, Stand, Turn
 
 __all__ = ["Meter", "MeterSettings", "MeterStopped", "Progress"]
 
+REST_S: Final = 0.05
+"""The longest rest: what it adds to the age of a budget's total. A turn costs some 10 ms however few events it has."""
 FLUSH_S: Final = 30.0
 """For the last totals at the end of a run: a leader that died is replaced in a few seconds."""
 TAKE_OVER_TRIES: Final = 5
@@ -65,6 +67,9 @@ class MeterSettings:
     )  # of rejects and forwards, which carry their payloads; commits are due at half of it
     control_every_s: float = 1.0
     lag_every_s: float = 1.0  # asking the broker for its ends takes milliseconds
+    rest: float = (
+        0.0  # after a turn that read all there was, times what it took: for who shares a process with requests
+    )
     commit_attempts: int = 45  # with backoff up to 5 s some hundred seconds of trouble, then stop loudly
     window_hours: int = 35 * 24  # the dedupe window, of arrival
     lateness: Lateness = field(default_factory=Lateness)
@@ -120,6 +125,7 @@ class Meter:
         self._lag_seen_s = -1e9
         self._totals_out = TotalsPublisher(log)
         self._committer = Committer(log, ledger, attempts=self.settings.commit_attempts, hooks=hooks)
+        self._rest_s = 0.0
         self._closed = False
         self._consumer: Consumer = log.consumer(USAGE_EVENTS, on_assign=self._assigned, on_revoke=self._revoked)
 
@@ -143,8 +149,11 @@ class Meter:
                 idle = not self.step()
                 if progress is not None:
                     progress(self.progress())
-                if until_idle and idle and self._is_drained():
-                    break
+                if until_idle:
+                    if idle and self._is_drained():
+                        break
+                elif self._rest_s > 0:
+                    stop.wait(self._rest_s)
             self.finish()
         except Dropped as dropped:
             _log.warning("stopped without a last commit; it is read again", reason=str(dropped))
@@ -159,6 +168,7 @@ class Meter:
         poll_s = perf_counter() - begin_s
         if self._dropped:
             polled = self._take_over_again(polled)
+        self._rest_s = 0.0
         if polled:
             self._process(polled, poll_s)
         self._start_commit()
@@ -210,6 +220,8 @@ class Meter:
         self._processed += events_read(unit)
         records = sum(len(run) for run in polled)
         self._records += records
+        took_s = perf_counter() - begin_s
+        self._rest_s = min(self.settings.rest * took_s, REST_S) if records < self.settings.poll_records else 0.0
         self._watch.processed(unit, Turn(records, poll_s, decoded_s - begin_s, perf_counter() - decoded_s))
 
     def _follow_control(self) -> None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 
 import duckdb
@@ -105,13 +106,20 @@ class _SeenCursor:
     def kept(self, sums: KeepableSums) -> pa.Table | None:
         if self.sums is None:
             return None
+        return self.sums.of(sums, self.view, self.whole, partial(self.sum_file, sums))
+
+    def sum_file(self, sums: KeepableSums, path: str) -> pa.Table:
+        """The sums over one file of their table."""
         [table] = [each for each in TABLES if each.name == sums.table]
+        relation = _relation(table, self.view, f"read_parquet({sql_text(path)}, hive_partitioning = false)")
+        return self._run(with_relation(sums.query.sql, relation), sums.query.params).to_arrow_table()
 
-        def of_file(path: str) -> pa.Table:
-            relation = _relation(table, self.view, f"read_parquet({sql_text(path)}, hive_partitioning = false)")
-            return self._run(with_relation(sums.query.sql, relation), sums.query.params).to_arrow_table()
 
-        return self.sums.of(sums, self.view, self.whole, of_file)
+def look_ahead(kept: KeptSums, cursor: duckdb.DuckDBPyConnection) -> None:
+    """Keeps of a new snapshot what was asked of earlier ones lately, so that nobody waits for it."""
+    for sums, view in kept.asked_lately():
+        reading = _SeenCursor(cursor, view, None, kept)
+        kept.make_ready(sums, view, cursor, partial(reading.sum_file, sums))
 
 
 _TENANTS: Final = "view_tenants"

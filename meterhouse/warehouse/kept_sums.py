@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from functools import partial
 from threading import Lock
+from time import monotonic
 from typing import Final
 
 import numpy as np
@@ -19,7 +21,7 @@ import pyarrow as pa
 
 from meterhouse.warehouse.catalogue import LakeFile, files
 from meterhouse.warehouse.lake import Cursor, Lake
-from meterhouse.warehouse.reports.query import KeepableSums
+from meterhouse.warehouse.reports.query import KEEPABLE, KeepableSums
 from meterhouse.warehouse.view import View
 
 MOST_BYTES: Final = 64 * 2**20
@@ -28,6 +30,10 @@ LARGEST_BYTES: Final = 2**20
 """Of one file: sums of many groups are as large as what they are made from, and would drive out others."""
 OVERHEAD_BYTES: Final = 8_192
 """Of a table beside its columns' values, about: most of them have a few rows."""
+LATELY_S: Final = 60.0
+"""Who asked within a minute has a page open, or polls."""
+MOST_ASKED: Final = 8
+"""Queries whose new files are read ahead after each commit, some 5 ms of processor time each."""
 MOST_LARGE: Final = 1_000
 """Queries remembered as too large to be kept; beyond that all of them are tried once more."""
 
@@ -41,7 +47,8 @@ class KeptSums:
         self._sums: OrderedDict[bytes, pa.Table] = OrderedDict()  # the last one was used last
         self._bytes = 0
         self._large: set[bytes] = set()
-        self._files: dict[str, tuple[int, Sequence[LakeFile] | None]] = {}  # table → snapshot, its files
+        self._asked: OrderedDict[bytes, _Asked] = OrderedDict()  # the last one was asked last
+        self._files: tuple[int, Mapping[str, Sequence[LakeFile] | None]] = -1, {}  # a snapshot, its tables' files
 
     @property
     def held_bytes(self) -> int:
@@ -50,12 +57,29 @@ class KeptSums:
     def of(self, sums: KeepableSums, view: View, cursor: Cursor, read: Callable[[str], pa.Table]) -> pa.Table | None:
         """The sums in the cursor's snapshot, a block of rows per file. `read` makes them of one file, given its path,
         as `view` sees it. None: they cannot be made file by file now, or are too large to be kept."""
-        query = repr((sums.query.sql, sorted(sums.query.params.items()), view)).encode()
-        digest = hashlib.sha256(query).digest()
-        known = None if digest in self._large else self._files_of(sums.table, cursor)
+        digest = _digest(sums, view)
+        if digest in self._large:
+            return None
+        self._note_asked(digest, _Asked(sums, view, monotonic()))
+        parts = self._parts(digest, sums, cursor, read)
+        return pa.concat_tables(parts) if parts else None
+
+    def asked_lately(self) -> list[tuple[KeepableSums, View]]:
+        """What was asked for within LATELY_S, and by whom: it may be asked again."""
+        since_s = monotonic() - LATELY_S
+        with self._lock:
+            return [(asked.sums, asked.view) for asked in self._asked.values() if asked.at_s >= since_s]
+
+    def make_ready(self, sums: KeepableSums, view: View, cursor: Cursor, read: Callable[[str], pa.Table]) -> None:
+        """As `of`, for who will ask."""
+        self._parts(_digest(sums, view), sums, cursor, read)
+
+    def _parts(
+        self, digest: bytes, sums: KeepableSums, cursor: Cursor, read: Callable[[str], pa.Table]
+    ) -> list[pa.Table] | None:
+        known, parts = self._files_of(sums.table, cursor), []
         if known is None:
             return None
-        parts = []
         for file in known:
             if file.may_hold(sums.from_us, sums.to_us):
                 part = self._of_file(digest + file.path.encode(), partial(read, file.path))
@@ -63,7 +87,14 @@ class KeptSums:
                     self._note_large(digest)
                     return None
                 parts.append(part)
-        return pa.concat_tables(parts) if parts else None
+        return parts
+
+    def _note_asked(self, digest: bytes, asked: _Asked) -> None:
+        with self._lock:
+            self._asked[digest] = asked
+            self._asked.move_to_end(digest)
+            if len(self._asked) > MOST_ASKED:
+                self._asked.popitem(last=False)
 
     def _of_file(self, name: bytes, read: Callable[[], pa.Table]) -> pa.Table | None:
         with self._lock:
@@ -88,13 +119,40 @@ class KeptSums:
             if len(self._large) >= MOST_LARGE:
                 self._large.clear()
             self._large.add(digest)
+            self._asked.pop(digest, None)
 
     def _files_of(self, table: str, cursor: Cursor) -> Sequence[LakeFile] | None:
         snapshot = self._lake.snapshot_id(cursor)
-        known = self._files.get(table)
-        if known is None or known[0] != snapshot:
-            known = self._files[table] = snapshot, files(self._lake, cursor, table, snapshot)
-        return known[1]
+        known = self._files
+        if known[0] != snapshot:
+            before, known = known, (snapshot, files(self._lake, cursor, KEEPABLE, snapshot))
+            self._files = known
+            self._forget(_paths(before[1]) - _paths(known[1]))
+        return known[1][table]
+
+    def _forget(self, paths: Set[bytes]) -> None:
+        """Files that were merged into others: nobody asks for them again."""
+        with self._lock:
+            for name in [name for name in self._sums if name[_DIGEST_BYTES:] in paths] if paths else ():
+                self._bytes -= self._sums.pop(name).nbytes + OVERHEAD_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    sums: KeepableSums
+    view: View
+    at_s: float
+
+
+def _paths(known: Mapping[str, Sequence[LakeFile] | None]) -> Set[bytes]:
+    return {file.path.encode() for each in known.values() for file in each or ()}
+
+
+_DIGEST_BYTES: Final = hashlib.sha256().digest_size
+
+
+def _digest(sums: KeepableSums, view: View) -> bytes:
+    return hashlib.sha256(repr((sums.query.sql, sorted(sums.query.params.items()), view)).encode()).digest()
 
 
 def _no_larger_than_its_rows(rows: pa.Table) -> pa.Table:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from time import monotonic
 from typing import Any, Final, Protocol, Self
 
@@ -165,6 +165,7 @@ class Lake:
         self._readers = Readers()
         self.writing = Lock()  # held by a commit or by maintenance of this process
         self.passage = Passage(config.catalogue)
+        self.moved = Event()  # set by this process's commits, cleared by who waits for them
 
     @classmethod
     def open(cls, config: LakeConfig, *, read_only: bool = False) -> Self:
@@ -367,6 +368,7 @@ def attach(config: LakeConfig, store: LakeStore, *, read_only: bool) -> duckdb.D
         "secret_directory": str(config.scratch / "secrets"),  # there are none: those in somebody's home are not ours
         "memory_limit": f"{config.memory_limit_mb}MB",
         "temp_directory": str(config.scratch),
+        "enable_external_file_cache": str(isinstance(config.data, S3Place)),  # a folder's files the system keeps
     }
     # A commit is some fifty small queries of the catalogue: more threads only wait for each other's locks and double
     # its processor time.

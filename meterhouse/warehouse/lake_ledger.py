@@ -136,6 +136,7 @@ class LakeLedger:
             roll_back(self._cursor)
             self._broken = broken(trouble)
             self._resolve(unit, trouble, [] if committing and self._may_still_commit(trouble) else written)
+        self._lake.moved.set()
         return self._lake.snapshot_id(self._cursor)
 
     def accepted_keys(self, partition: int, since_hour: int, since_offset: int | None = None) -> Iterator[AcceptedKeys]:

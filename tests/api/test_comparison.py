@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow.parquet as pq
 import pytest
 
 from meterhouse.api.app import create_app
@@ -120,6 +124,25 @@ def test_a_forecast_is_of_what_is_running(http: httpx.Client) -> None:
     assert report["total"] == {"spent": line["spent"], "forecast": line["forecast"]}
     assert get(http, "/v1/forecast", group_by="tenant")["total"]["forecast"] == "0.004750000000"
     assert http.get("/v1/forecast").status_code == 200
+
+
+def test_what_changed_is_a_file_too_with_a_column_per_figure(http: httpx.Client) -> None:
+    params = {**SPAN, "group_by": "cost_center"}
+    answer = http.get("/v1/chargeback/comparison", params=params, headers={"accept": "text/csv"})
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [(row["cost_center"], row["now.cost"], row["before.cost"]) for row in rows] == [
+        ("CC-1", NEW, OLD),
+        ("CC-2", NEW, ""),
+    ]
+    assert "before" not in rows[0], "an object that a line lacks is no column"
+    answer = http.get("/v1/chargeback/explanation", params=SPAN, headers={"accept": "application/vnd.apache.parquet"})
+    table = pq.read_table(io.BytesIO(answer.content))
+    assert sum(table["parts.cache_share"].to_pylist()) == Decimal("-0.002250000000")
+    answer = http.get("/v1/chargeback/org-tree", params=SPAN, headers={"accept": "text/csv"})
+    nodes = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [(node["path"], node["tenants"]) for node in nodes] == [
+        ("", ""), ("group", ""), ("group/consumer", "acme"), ("group/labs", "acme")
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,10 @@ from meterhouse.warehouse.view import EVERYTHING, Grant, View
 from tests.api.sites import Site, event, opened, problem
 
 PARQUET, ARROW = Form.parquet.value, Form.arrow.value
-ROUTES = ("/v1/chargeback", "/v1/usage", "/v1/slo", "/v1/budgets", "/v1/charges")
+ROUTES = (
+    "/v1/chargeback", "/v1/chargeback/org-tree", "/v1/chargeback/comparison", "/v1/chargeback/explanation",
+    "/v1/usage", "/v1/slo", "/v1/budgets", "/v1/charges", "/v1/forecast",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from meterhouse.streams.budget_worker import budget_topics
 from meterhouse.streams.control import Budget, RateCard, Scope, Snapshot, Tenant, WindowSpec
 from meterhouse.streams.ledger import Counts, LedgerUnavailable, Processed
 from meterhouse.streams.memory_ledger import MemoryLedger, MemoryStore
-from meterhouse.streams.meter import Meter, MeterSettings, MeterStopped
+from meterhouse.streams.meter import REST_S, Meter, MeterSettings, MeterStopped
 from meterhouse.streams.watch import MeterHooks
 
 NOW = datetime(2026, 11, 10, 12, tzinfo=UTC)
@@ -174,6 +174,28 @@ def test_however_the_log_is_cut_the_books_are_the_same(
     assert bench.counts() == Counts(read=100 + len(repeats), billed=100, duplicates=len(repeats))
     assert bench.totals() == bench.spent()
     closed(bench)
+
+
+class Rests(Event):
+    """A stop that notes each wait for it, and is set by the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited_s: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waited_s.append(timeout or 0.0)
+        self.set()
+        return True
+
+
+def test_a_meter_that_shares_its_process_rests_once_it_has_read_all_there_is(bench: Bench) -> None:
+    events = [event(i) for i in range(60)]
+    bench.publish(events, batch=1)
+    stop = Rests()
+    bench.meter(rest=1e6, poll_records=7).run(stop)
+    assert stop.waited_s == [REST_S], "not while more is there, and never longer"
+    assert bench.billed() == truth(events)
 
 
 def test_what_a_lost_meter_had_not_committed_is_read_again_and_billed_once(bench: Bench) -> None:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from meterhouse.warehouse import catalogue
-from meterhouse.warehouse.lake import Lake, LakeConfig
+from meterhouse.warehouse.lake import Cursor, Lake
 from tests.builders import T0_US
+from tests.services.lakes import MakeLake
 from tests.warehouse.filled import fill
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> Iterator[Lake]:
-    with Lake.open(LakeConfig(tmp_path / "lake.sqlite", tmp_path / "data", threads=1)) as lake:
+@pytest.fixture(params=["sqlite-folder", "postgres-folder"])
+def lake(request: pytest.FixtureRequest, new_lake: MakeLake) -> Iterator[Lake]:
+    with Lake.open(new_lake(request.param)) as lake:
         yield lake
 
 
 def request(offset: int, partition: int) -> dict[str, object]:
     return {"tenant": "acme", "model": "atlas-large", "status": "ok", "time": T0_US, "offset": offset,
             "partition": partition, "input_tokens": 1}  # fmt: skip
+
+
+def files_of(lake: Lake, cursor: Cursor, table: str, snapshot: int) -> list[catalogue.LakeFile] | None:
+    return catalogue.files(lake, cursor, (table, "rejects"), snapshot)[table]
 
 
 def both(lake: Lake) -> tuple[object, object]:
@@ -45,15 +49,15 @@ def test_of_an_older_snapshot_the_catalogue_is_not_asked(lake: Lake) -> None:
     fill(lake, [request(0, 0)])
     with lake.read() as cursor:
         snapshot = lake.snapshot_id(cursor)
-        assert catalogue.files(lake, cursor, "rollup_day", snapshot) is not None
+        assert files_of(lake, cursor, "rollup_day", snapshot) is not None
         assert catalogue.positions(lake, cursor, snapshot - 1) is None
-        assert catalogue.files(lake, cursor, "rollup_day", snapshot - 1) in (None, [])
+        assert files_of(lake, cursor, "rollup_day", snapshot - 1) in (None, [])
 
 
 def test_files_are_those_that_the_lake_lists_and_say_what_times_they_hold(lake: Lake) -> None:
     fill(lake, [request(0, 0)])
     with lake.read() as cursor:
-        told = catalogue.files(lake, cursor, "charges", lake.snapshot_id(cursor))
+        told = files_of(lake, cursor, "charges", lake.snapshot_id(cursor))
         listed = cursor.execute("SELECT data_file FROM ducklake_list_files('lake', 'charges')").fetchall()
     assert told is not None
     assert [(file.path,) for file in told] == listed
@@ -67,4 +71,4 @@ def test_a_table_with_deleted_rows_is_read_by_the_lake(lake: Lake) -> None:
     with lake.borrowed() as cursor:
         cursor.execute("DELETE FROM charges WHERE input_tokens = 1")
     with lake.read() as cursor:
-        assert catalogue.files(lake, cursor, "charges", lake.snapshot_id(cursor)) is None
+        assert files_of(lake, cursor, "charges", lake.snapshot_id(cursor)) is None

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from meterhouse.warehouse import kept_sums
-from meterhouse.warehouse.books import SeenBooks
+from meterhouse.warehouse.books import SeenBooks, look_ahead
 from meterhouse.warehouse.kept_sums import KeptSums
 from meterhouse.warehouse.lake import Lake, LakeConfig
 from meterhouse.warehouse.maintenance import MaintenanceSettings, maintain
@@ -99,20 +99,24 @@ def erase(lake: Lake, tokens: int) -> None:
             cursor.execute(f"DELETE FROM {table} WHERE input_tokens % 3 = ?", [tokens % 3])
 
 
-def test_a_file_is_read_once_for_a_query_and_a_new_one_alone_after_a_commit(
-    lake: Lake, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[bytes] = []
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The queries and files that are read, as they are."""
+    names: list[bytes] = []
     as_it_was = KeptSums._of_file
 
     def of_file(self: KeptSums, name: bytes, read_it: Callable[[], pa.Table]) -> pa.Table | None:
         def noting() -> pa.Table:
-            read.append(name[32:])
+            names.append(name)
             return read_it()
 
         return as_it_was(self, name, noting)
 
     monkeypatch.setattr(KeptSums, "_of_file", of_file)
+    return names
+
+
+def test_a_file_is_read_once_for_a_query_and_a_new_one_alone_after_a_commit(lake: Lake, read: list[bytes]) -> None:
     sums = KeptSums(lake)
     for offset, day in enumerate((-3, -2, 0, 1)):
         fill(lake, [request(offset, day)])
@@ -123,6 +127,45 @@ def test_a_file_is_read_once_for_a_query_and_a_new_one_alone_after_a_commit(
     fill(lake, [request(5, 1)])
     bill(lake, sums, EVERYTHING, "tenant")
     assert len(read) - before == 1, "of days; of the hours at the edges there are none"
+
+
+def test_who_looks_ahead_leaves_nothing_to_read_to_whoever_asked_lately_and_asks_again(
+    lake: Lake, read: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(lake, [request(0, -1)])
+    sums = KeptSums(lake)
+    for view in VIEWS:
+        bill(lake, sums, view, "tenant")
+    fill(lake, [request(1, -1), request(2, 0)])
+    before = len(read)
+    ahead(lake, sums)
+    assert len(read) - before == len(VIEWS), "a file per commit"
+    known = len(read)
+    for view in VIEWS:
+        assert bill(lake, sums, view, "tenant") == bill(lake, None, view, "tenant")
+    assert len(read) == known
+    monkeypatch.setattr(kept_sums, "LATELY_S", -1.0)
+    fill(lake, [request(3, -1)])
+    ahead(lake, sums)
+    assert len(read) == known, "nobody asked lately"
+
+
+def test_sums_of_files_that_were_merged_are_forgotten(lake: Lake) -> None:
+    sums = KeptSums(lake)
+    for offset in range(4):
+        fill(lake, [request(offset, -1)])
+        bill(lake, sums, EVERYTHING, "tenant")
+    of_four = sums.held_bytes
+    maintain(lake, MIDNIGHT_US, MERGING)
+    bill(lake, sums, EVERYTHING, "tenant")
+    assert len(sums._sums) == 1
+    assert 0 < sums.held_bytes < of_four / 2
+    assert sums.held_bytes == sum(each.nbytes + kept_sums.OVERHEAD_BYTES for each in sums._sums.values())
+
+
+def ahead(lake: Lake, sums: KeptSums) -> None:
+    with lake.read() as cursor:
+        look_ahead(sums, cursor)
 
 
 def test_who_sees_less_is_never_given_what_was_kept_for_another(lake: Lake) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
+from meterhouse.api.answers import FORMS, AnswerOf
 from meterhouse.api.auth.caller import Permission
 from meterhouse.api.auth.guard import only
 from meterhouse.api.dependencies import FiltersOf, ReportsOf, SpanOf
@@ -17,7 +18,8 @@ router = APIRouter(
     prefix="/v1",
     tags=["reports"],
     dependencies=only(Permission.read_reports),
-    responses=responses("invalid-parameter", "unauthenticated", "forbidden", "unavailable"),
+    responses=FORMS
+    | responses("invalid-parameter", "unauthenticated", "forbidden", "rate-limited", "not-acceptable", "unavailable"),
 )
 
 GroupBy = Annotated[
@@ -31,10 +33,10 @@ GroupBy = Annotated[
 
 
 @router.get("/chargeback/org-tree", response_model=schemas.OrgTree, summary="Chargeback by org unit")
-def org_tree(reports: ReportsOf, span: SpanOf, filters: FiltersOf) -> dict[str, Any]:
+def org_tree(answer: AnswerOf, reports: ReportsOf, span: SpanOf, filters: FiltersOf) -> Any:
     """Each org unit with what was spent in it and in all units below. A tenant that moved is in each unit with what it
     spent while it stood there. Without a range: the current month (UTC)."""
-    return reports.org_tree(span, filters)
+    return answer(reports.org_tree(span, filters))
 
 
 @router.get(
@@ -43,23 +45,23 @@ def org_tree(reports: ReportsOf, span: SpanOf, filters: FiltersOf) -> dict[str, 
     response_model_exclude_unset=True,
     summary="Chargeback against the period before",
 )
-def comparison(reports: ReportsOf, span: SpanOf, filters: FiltersOf, group_by: GroupBy = None) -> dict[str, Any]:
+def comparison(answer: AnswerOf, reports: ReportsOf, span: SpanOf, filters: FiltersOf, group_by: GroupBy = None) -> Any:
     """What each group cost now and before: a whole calendar month (UTC) against the month before, any other range
     against the one of the same length just before it."""
-    return reports.comparison(span, names_of(group_by), filters)
+    return answer(reports.comparison(span, names_of(group_by), filters))
 
 
 @router.get("/chargeback/explanation", response_model=schemas.Explanation, summary="Why the bill changed")
-def explanation(reports: ReportsOf, span: SpanOf, filters: FiltersOf) -> dict[str, Any]:
+def explanation(answer: AnswerOf, reports: ReportsOf, span: SpanOf, filters: FiltersOf) -> Any:
     """The difference to the period before, split into price, volume, model mix, output share, cache share, new and
     gone models, per tenant and model. The parts add up to the difference, exactly."""
-    return reports.explanation(span, filters)
+    return answer(reports.explanation(span, filters))
 
 
 @router.get(
     "/forecast", response_model=schemas.Forecast, response_model_exclude_unset=True, summary="Spend at the range's end"
 )
-def forecast(reports: ReportsOf, span: SpanOf, filters: FiltersOf, group_by: GroupBy = None) -> dict[str, Any]:
+def forecast(answer: AnswerOf, reports: ReportsOf, span: SpanOf, filters: FiltersOf, group_by: GroupBy = None) -> Any:
     """What will have been spent when the range ends, per group, as weekdays of the last eight weeks went. Without a
     range: the current month (UTC). The total is the sum of the lines."""
-    return reports.forecast(span, names_of(group_by), filters)
+    return answer(reports.forecast(span, names_of(group_by), filters))
