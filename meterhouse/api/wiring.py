@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from meterhouse.api.clock import now_us
 from meterhouse.api.head_keeper import HeadKeeper
 from meterhouse.api.housekeeping import Housekeeping
+from meterhouse.api.retaining import retaining
 from meterhouse.api.settings import Settings
 from meterhouse.api.wiring_edges import channels_of, sessions_of, tokens_of, tracing_of
 from meterhouse.ingest.event import Lateness
@@ -33,12 +34,14 @@ from meterhouse.warehouse.api_keys import ApiKeys
 from meterhouse.warehouse.audit import AuditLog
 from meterhouse.warehouse.control import ControlStore, ControlUnavailable
 from meterhouse.warehouse.database import TROUBLE, open_database, sqlite_url
+from meterhouse.warehouse.erasures import Erasures
 from meterhouse.warehouse.idempotency import IdempotencyKeys
 from meterhouse.warehouse.kept_sums import KeptSums
 from meterhouse.warehouse.lake import Lake, LakeConfig
 from meterhouse.warehouse.lake_ledger import LakeLedger
 from meterhouse.warehouse.lake_store import S3Place
 from meterhouse.warehouse.listings import Listings
+from meterhouse.warehouse.quality.results import QualityResults
 from meterhouse.warehouse.reject_resolutions import RejectResolutions
 from meterhouse.warehouse.silences import SqlSilences
 
@@ -147,12 +150,16 @@ class House:
         return IdempotencyKeys(self._database)
 
     @cached_property
+    def erasures(self) -> Erasures:
+        return Erasures(self._database)
+
+    @cached_property
     def listings(self) -> Listings:
         return Listings(self._database)
 
     @cached_property
     def lake(self) -> Lake:
-        lake = Lake.open(_lake_config(self.settings), read_only=not self._writer)
+        lake = Lake.open(lake_config(self.settings), read_only=not self._writer)
         self._closing.callback(lake.close)
         return lake
 
@@ -223,7 +230,7 @@ class House:
         self._looked_s = float("-inf")  # a worker that starts knows the control data of now
         # Arrow's own pool hands memory back at once, and having it faulted in again is a fifth of the meter's time.
         pa.set_memory_pool(pa.system_memory_pool())
-        ledger = LakeLedger(self.lake)
+        ledger = LakeLedger(self.lake, cleaned=self.erasures.cleaned)
         housekeeping = Housekeeping(
             every_s=settings.maintain_every_s,
             lake=self.lake,
@@ -232,6 +239,9 @@ class House:
             clock=now_us,
             held=self.listings.held,
             watch=self.metrics.maintenance,
+            retain=retaining(
+                self.lake, settings.kept_for, settings.dedupe_window_hours, self._steady_snapshot, self.quality_results
+            ),
         )
         _ = self._head_keeper
         watch = self.metrics.meter
@@ -320,11 +330,13 @@ class House:
     @cached_property
     def quality(self) -> Quality:
         # Here, since one command and one route ask for it; the route needs no lake.
-        from meterhouse.warehouse.quality.results import QualityResults
         from meterhouse.warehouse.quality.runs import Quality
 
-        results = QualityResults(self._database)
-        return Quality(lambda: self.lake, self.control, results, self.outbox, self.lateness)
+        return Quality(lambda: self.lake, self.control, self.quality_results, self.outbox, self.lateness)
+
+    @cached_property
+    def quality_results(self) -> QualityResults:
+        return QualityResults(self._database)
 
     def _steady_snapshot(self) -> Snapshot:
         """The control data in force CONTROL_EVERY_S ago or, while its database is away, the last that was: work goes
@@ -372,7 +384,8 @@ def open_kafka(settings: Settings, group: str | None) -> KafkaLog:
     )
 
 
-def _lake_config(settings: Settings) -> LakeConfig:
+def lake_config(settings: Settings) -> LakeConfig:
+    """Where the lake is."""
     catalogue = settings.catalogue.get_secret_value() if settings.catalogue else settings.catalogue_path
     return LakeConfig(catalogue, _files(settings))
 
