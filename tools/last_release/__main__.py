@@ -73,6 +73,8 @@ def _pack(home: Path) -> None:
     """Of the home what a release leaves: no caches, no locks, each database one file."""
     for name in ("control.sqlite", "log.sqlite", "lake/catalogue.sqlite"):
         with closing(sqlite3.connect(home / name, isolation_level=None)) as database:
+            if name == "lake/catalogue.sqlite":  # where it was made is nobody's to know, and says nothing
+                database.execute("UPDATE ducklake_metadata SET value = '/home/lake/data/' WHERE key = 'data_path'")
             database.execute("VACUUM")
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     with tarfile.open(FOLDER / "home.tar.xz", "w:xz") as packed:
