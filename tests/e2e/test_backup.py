@@ -75,7 +75,7 @@ class Site:
 
     @contextmanager
     def _published_meanwhile(self) -> Iterator[None]:
-        """Some thousand events a second."""
+        """Some hundred events a second."""
         stop = threading.Event()
         told = {name.removeprefix("METERHOUSE_").lower(): value for name, value in self.settings.items()}
 
@@ -83,8 +83,8 @@ class Site:
             with Wired(Settings(home=self.house.home, **told)) as opened:  # type: ignore[arg-type]
                 for seed in count():
                     start_us = now_us() - 10_000_000
-                    publish_workload(opened, events=300, seed=seed, rate=300, start_us=start_us)
-                    if stop.wait(0.1):
+                    publish_workload(opened, events=100, seed=seed, rate=100, start_us=start_us)
+                    if stop.wait(0.2):
                         return
 
         with ThreadPoolExecutor(1) as pool:
