@@ -33,7 +33,6 @@ from meterhouse.warehouse.lake_schema import (
     REJECTS,
     LakeTable,
     quoted,
-    sql_text,
 )
 from meterhouse.warehouse.lake_trouble import roll_back
 from meterhouse.warehouse.lake_turns import LakeBusy, LakeError, turn
@@ -234,17 +233,10 @@ def _sums(cursor: duckdb.DuckDBPyConnection, table: LakeTable, names: Sequence[s
 
 
 def _forget(lake: Lake, cursor: duckdb.DuckDBPyConnection) -> None:
-    """Lets all snapshots but the newest go, with their files, and takes extremes of personal columns away. A report
-    that reads an older snapshot meanwhile, or page by page, is told to ask again."""
-    metadata = lake.config.metadata
+    """Lets all snapshots but the newest go, with their files, and what the catalogue knew of these. A report that reads
+    an older snapshot meanwhile, or page by page, is told to ask again."""
     newest = lake.snapshot_id(cursor)
     found = cursor.execute("SELECT snapshot_id FROM ducklake_snapshots('lake') WHERE snapshot_id < ?", [newest])
     if older := [id_ for (id_,) in found.fetchall()]:
         cursor.execute(f"CALL ducklake_expire_snapshots('lake', versions => {older})")
     cursor.execute("CALL ducklake_cleanup_old_files('lake', cleanup_all => true)")
-    personal = ", ".join(map(sql_text, PERSONAL))
-    for stats in _STATS:
-        cursor.execute(
-            f"UPDATE {metadata}.{stats} SET min_value = NULL, max_value = NULL WHERE (table_id, column_id) IN"
-            f" (SELECT (table_id, column_id) FROM {metadata}.ducklake_column WHERE column_name IN ({personal}))"
-        )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from meterhouse.api.clock import now_us
 from meterhouse.warehouse.audit import AuditLog, Deed
 from meterhouse.warehouse.backup.backups import Parts, Place, check, create, read, restore
 from meterhouse.warehouse.backup.databases import Database, PostgresDatabase, SqliteDatabase
@@ -21,11 +22,13 @@ from meterhouse.warehouse.lake_ledger import LakeLedger
 from meterhouse.warehouse.lake_store import S3Place
 from meterhouse.warehouse.maintenance import MaintenanceSettings, maintain
 from meterhouse.warehouse.verify import verify
-from tests.builders import T0_US
+from tests.builders import DAY_US, T0_US
 from tests.services.databases import with_driver
 from tests.services.lakes import MakeLake
 from tests.warehouse.filled import SNAPSHOT, fill, reject
 
+LATER = MaintenanceSettings(merge_files=2, size_classes=(2**40,), delete_after_us=10 * DAY_US)
+"""Merges, lets snapshots go, and leaves their files to be deleted."""
 ROWS = [{"input_tokens": number, "id": str(number)} for number in range(1, 5)]
 
 
@@ -93,7 +96,9 @@ def site(new_site: MakeSite) -> Site:
             fill(
                 lake, [{**row, "id": f"{number}-{row['id']}", "offset": 10 * number + n} for n, row in enumerate(ROWS)]
             )
-        maintain(lake, T0_US, MaintenanceSettings(merge_files=2, size_classes=(2**40,)))
+        report = maintain(lake, now_us() + DAY_US, LATER)
+        assert report.merged_files > 0
+        assert report.expired_snapshots > 0
         fill(lake, [], [], [reject(40)])
     engine = made.control()
     for number in range(2):
@@ -139,8 +144,8 @@ def test_what_is_restored_is_what_was_backed_up_and_goes_on(site: Site, new_site
     assert identity(there) != identity(site)  # what was derived of the one is not taken for the other's
     with Lake.open(there.config) as lake:
         fill(lake, [{"id": "later", "offset": 50}])
-        report = maintain(lake, T0_US, MaintenanceSettings(merge_files=2, size_classes=(2**40,)))
-        assert report.trouble == ()
+        report = maintain(lake, now_us() + DAY_US, replace(LATER, delete_after_us=-DAY_US, keep_all_us=2 * DAY_US))
+        assert (report.trouble, report.deleted_files) == ((), 0)  # what the other lake still had to delete is not here
         assert verify(lake, SNAPSHOT).balanced
 
 
