@@ -18,8 +18,8 @@ import pytest
 from meterhouse.ingest.sqlite_log import SqliteLog
 from meterhouse.ingest.topics import DAY_US, embedded
 from meterhouse.warehouse.migrations import HEAD
+from tests.blocks import blocks
 from tests.commands import invoked
-from tests.pages import blocks
 from tools.last_release.__main__ import FOLDER, REPORTS
 
 TOLD = json.loads((FOLDER / "told.json").read_text(encoding="utf-8"))
