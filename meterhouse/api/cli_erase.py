@@ -23,7 +23,8 @@ from meterhouse.api.cli_common import (
 )
 from meterhouse.api.clock import now_us
 from meterhouse.api.settings import Settings
-from meterhouse.api.wiring import House, lake_config
+from meterhouse.api.wiring import House
+from meterhouse.api.wiring_places import lake_config
 from meterhouse.warehouse.erasure import ErasedRows, compact, compact_file, erase
 
 MAX_USER = 1_000

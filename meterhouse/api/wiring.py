@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import cached_property
-from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Self
 
 import pyarrow as pa
 import sqlalchemy as sa
 import structlog
-from pydantic import SecretStr
 
 from meterhouse.api.clock import now_us
 from meterhouse.api.head_keeper import HeadKeeper
@@ -19,6 +17,7 @@ from meterhouse.api.housekeeping import Housekeeping
 from meterhouse.api.retaining import retaining
 from meterhouse.api.settings import Settings
 from meterhouse.api.wiring_edges import channels_of, sessions_of, tokens_of, tracing_of
+from meterhouse.api.wiring_places import control_url, lake_config
 from meterhouse.ingest.event import Lateness
 from meterhouse.ingest.log import EventLog, LogError, TopicSpec
 from meterhouse.ingest.sqlite_log import SqliteLog
@@ -33,13 +32,12 @@ from meterhouse.warehouse.alert_outbox import SqlAlertOutbox
 from meterhouse.warehouse.api_keys import ApiKeys
 from meterhouse.warehouse.audit import AuditLog
 from meterhouse.warehouse.control import ControlStore, ControlUnavailable
-from meterhouse.warehouse.database import TROUBLE, open_database, sqlite_url
+from meterhouse.warehouse.database import TROUBLE, open_database
 from meterhouse.warehouse.erasures import Erasures
 from meterhouse.warehouse.idempotency import IdempotencyKeys
 from meterhouse.warehouse.kept_sums import KeptSums
-from meterhouse.warehouse.lake import Lake, LakeConfig
+from meterhouse.warehouse.lake import Lake
 from meterhouse.warehouse.lake_ledger import LakeLedger
-from meterhouse.warehouse.lake_store import S3Place
 from meterhouse.warehouse.listings import Listings
 from meterhouse.warehouse.quality.results import QualityResults
 from meterhouse.warehouse.reject_resolutions import RejectResolutions
@@ -175,9 +173,8 @@ class House:
     @cached_property
     def _database(self) -> sa.Engine:
         self.settings.home.mkdir(parents=True, exist_ok=True)
-        control = self.settings.control
         try:
-            engine = open_database(_psycopg(control) if control else sqlite_url(self.settings.control_path))
+            engine = open_database(control_url(self.settings))
         except TROUBLE as trouble:
             raise ControlUnavailable(f"the control database does not open ({trouble.orig})") from trouble
         self._closing.callback(engine.dispose)
@@ -382,24 +379,3 @@ def open_kafka(settings: Settings, group: str | None) -> KafkaLog:
             options=settings.client_options(),
         ),
     )
-
-
-def lake_config(settings: Settings) -> LakeConfig:
-    """Where the lake is."""
-    catalogue = settings.catalogue.get_secret_value() if settings.catalogue else settings.catalogue_path
-    return LakeConfig(catalogue, _files(settings))
-
-
-def _files(settings: Settings) -> Path | S3Place:
-    access, secret = settings.s3_access_key, settings.s3_secret_key
-    if settings.data is None or access is None or secret is None:  # settings with the one have the others
-        return settings.data_path
-    return S3Place(
-        settings.data, access.get_secret_value(), secret.get_secret_value(), settings.s3_endpoint, settings.s3_region
-    )
-
-
-def _psycopg(url: SecretStr) -> str:
-    """The URL with the driver that comes with Meterhouse."""
-    named = sa.make_url(url.get_secret_value()).set(drivername="postgresql+psycopg")
-    return named.render_as_string(hide_password=False)

@@ -9,7 +9,8 @@ from threading import Lock
 from typing import Final
 
 from meterhouse.api.settings import Settings
-from meterhouse.api.wiring import House, lake_config
+from meterhouse.api.wiring import House
+from meterhouse.api.wiring_places import lake_config
 from meterhouse.warehouse.backup.backups import Parts, Place
 from meterhouse.warehouse.backup.databases import Database, PostgresDatabase, SqliteDatabase
 from meterhouse.warehouse.backup.manifest import BackupError

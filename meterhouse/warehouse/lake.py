@@ -175,9 +175,7 @@ class Lake:
         """
         store = store_of(config.data)
         if read_only:
-            missing = LakeMissing(
-                f"there is no lake at {config.named} yet, or one of an older version: run `meterhouse work` once"
-            )
+            missing = LakeMissing(f"no lake is at {config.named} yet, or an older one: run `meterhouse work` once")
             if isinstance(config.catalogue, Path) and not config.catalogue.exists():
                 raise missing
             lake = cls(config, store, read_only=True)

@@ -68,7 +68,7 @@ def test_the_last_releases_home_is_opened_migrated_metered_on_and_verified(home:
 
 
 def test_a_lake_that_no_writer_of_today_has_opened_is_not_read_yet(home: Path) -> None:
-    assert "one of an older version: run `meterhouse work` once" in run(home, "chargeback", code=1)
+    assert "or an older one: run `meterhouse work` once" in run(home, "chargeback", code=1)
 
 
 def test_what_was_upgraded_is_backed_up_and_restored(home: Path, tmp_path: Path) -> None:
