@@ -23,6 +23,7 @@ BENCHES = (
     "authentication",
     "foreign",
     "quality",
+    "keep",
 )
 
 

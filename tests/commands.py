@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
@@ -11,9 +12,9 @@ from typer.testing import CliRunner
 from meterhouse.api.cli import app
 
 
-def invoked(home: Path, *words: str) -> Result:
-    """What a command over a home said and left."""
+def invoked(home: Path, *words: str, settings: Mapping[str, str] | None = None) -> Result:
+    """What a command over a home, and with these settings, said and left."""
     try:
-        return CliRunner().invoke(app, ["--home", str(home), *words], env={"COLUMNS": "200"})
+        return CliRunner().invoke(app, ["--home", str(home), *words], env={"COLUMNS": "200", **(settings or {})})
     finally:
         structlog.reset_defaults()  # the command set up its log for a stream that is closed now

@@ -38,7 +38,7 @@ OURS: Final = ("127.0.0.1:8080", "meterhouse.example", "$URL")
 """Hosts that stand for `serve`: paths on them are routes."""
 UNPUBLISHED: Final = {"/docs", "/metrics"}
 """Paths of the server that its OpenAPI document leaves out."""
-RUN: Final = (ROOT / "README.md", ROOT / "docs" / "runbook.md")
+RUN: Final = (ROOT / "README.md", ROOT / "docs" / "runbook.md", ROOT / "docs" / "upgrade.md")
 """Pages whose blocks of `sh` are run in their order, by tests of their own."""
 HARMLESS: Final = (
     "alerts --", "alerts silences", "audit list", "budgets", "charges", "chargeback", "compare", "explain", "forecast",

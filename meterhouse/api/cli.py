@@ -11,9 +11,11 @@ import typer
 from meterhouse.api import (
     cli_alerts,
     cli_audit,
+    cli_backup,
     cli_charges,
     cli_comparison,
     cli_demo,
+    cli_erase,
     cli_export,
     cli_feed,
     cli_keys,
@@ -59,7 +61,7 @@ def settings(
 GROUPS = (
     cli_demo, cli_work, cli_workers, cli_feed, cli_reports, cli_charges, cli_comparison,
     cli_reconcile, cli_export, cli_quality, cli_alerts, cli_rejects, cli_audit,
-    cli_topics, cli_keys,
+    cli_topics, cli_keys, cli_backup, cli_erase,
 )  # fmt: skip
 for group in GROUPS:
     group.add_to(app)

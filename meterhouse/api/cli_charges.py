@@ -89,6 +89,13 @@ def _show(report: Json) -> None:
     title = f"Charges, {report['currency']}"
     total = {name: report["total"][name] for name in ("tokens", "cost")}
     out.print(tables.table(title, rows, total=total, may_go=_LESS_TOLD, console=out))
+    if (removed := report["removed"]) is not None:
+        err.print(
+            f"note: retention removed {removed['requests']:,} requests, which cost {removed['cost']}, of days before"
+            f" {tables.shown_time(removed['before'])}: the total counts them, the lines do not have them",
+            markup=False,
+            soft_wrap=True,
+        )
     note_as_of(report)
 
 

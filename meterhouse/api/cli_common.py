@@ -35,6 +35,7 @@ from meterhouse.streams.ledger import LedgerUnavailable
 from meterhouse.streams.meter import MeterStopped
 from meterhouse.warehouse.api_keys import KeyOver
 from meterhouse.warehouse.audit import BadDeed
+from meterhouse.warehouse.backup.manifest import BackupError
 from meterhouse.warehouse.control import ControlConflict, ControlUnavailable
 from meterhouse.warehouse.database import DatabaseTooNew
 from meterhouse.warehouse.lake import LakeError
@@ -47,7 +48,7 @@ WRONG_USE: Final = 2
 _FAILURES: Final = (
     LogError, LakeError, LedgerUnavailable, MeterStopped, BudgetWorkerStopped, OutboxUnavailable, ControlConflict,
     ControlUnavailable, DatabaseTooNew, BooksError, MetricsError, ChannelMissing, NoSuch, ListingGone, KeyOver,
-    QualityMissing, TracesMissing,
+    QualityMissing, TracesMissing, BackupError,
 )  # fmt: skip
 
 FILE_WIDTH: Final = 160

@@ -153,7 +153,7 @@ class Reports:
         control = self._with_every_card()
         found = charge_at(self._books, control, partition, offset, index)
         if found is None:
-            raise NoSuch("There is no such charge. `GET /v1/charges` lists them.")
+            raise NoSuch("There is no such charge, or retention removed it. `GET /v1/charges` lists them.")
         return {
             "currency": control.currency,
             "charge": charge_json(found),

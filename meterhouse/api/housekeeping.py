@@ -1,6 +1,6 @@
-"""Housekeeping in the meter's process between commits: the lake's maintenance, and the embedded log's retention (a
-broker sees to its own). A SQLite catalogue has one writer, so it can be nowhere else; of several meters on PostgreSQL
-one at a time does it."""
+"""Housekeeping in the meter's process between commits: the lake's maintenance and retention, and those of the embedded
+log (a broker sees to its own). A SQLite catalogue has one writer, so it can be nowhere else; of several meters on
+PostgreSQL one at a time does it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from meterhouse.streams.ledger import Ledger, LedgerUnavailable
 from meterhouse.warehouse.control import ControlUnavailable
 from meterhouse.warehouse.lake import Lake
 from meterhouse.warehouse.maintenance import maintain, merge_deltas
+from meterhouse.warehouse.retention import RetentionReport
 
 _log = structlog.get_logger("meterhouse.housekeeping")
 
@@ -26,12 +27,17 @@ DELTAS_EVERY_US: Final = 8_000_000
 """Between two merges of deltas: some eight commits. A file costs a report 0.6 ms of processor time."""
 
 
+RETAIN_EVERY_US: Final = 3_600_000_000
+"""Between two looks for what retention is to remove: it goes by days."""
+
+
 @dataclass(kw_only=True)
 class Housekeeping:
     """Does its round every `every_s` seconds of commits, and merges deltas every DELTAS_EVERY_US. What is not due
     costs a look at the clock.
 
-    `held(now_us)`: the lake snapshots that listings are read from, which stay.
+    `held(now_us)`: the lake snapshots that listings are read from, which stay. `retain(now_us)` removes rows that are
+    older than they are kept.
     """
 
     every_s: float
@@ -41,9 +47,12 @@ class Housekeeping:
     clock: Callable[[], int]
     held: Callable[[int], Collection[int]]
     watch: MaintenanceMetrics
+    retain: Callable[[int], RetentionReport] = lambda _now_us: RetentionReport()
 
     def __post_init__(self) -> None:
         self._last_us = self._deltas_us = self.clock()
+        self._retained_us = 0
+        self.watch.begins()
 
     def between_commits(self) -> None:
         """Called on the ledger's thread while no transaction is open."""
@@ -51,6 +60,7 @@ class Housekeeping:
         if now_us - self._last_us >= self.every_s * 1e6:
             self._last_us = self._deltas_us = now_us
             self.round(now_us)
+            self._retain(now_us)
         # On PostgreSQL the commits of all meters would wait for it: there it is left to the rounds.
         elif now_us - self._deltas_us >= DELTAS_EVERY_US and not self.lake.config.on_postgres:
             self._deltas_us = now_us
@@ -58,6 +68,21 @@ class Housekeeping:
             self.watch.maintained(report)
             if report.trouble:
                 _log.warning("deltas are not merged", trouble=report.trouble)
+
+    def _retain(self, now_us: int) -> None:
+        if now_us - self._retained_us < RETAIN_EVERY_US:
+            return
+        self._retained_us = now_us
+        try:
+            report = self.retain(now_us)
+        except ControlUnavailable as trouble:
+            _log.warning("retention removed nothing: what is to be kept is not known", reason=str(trouble))
+            return
+        self.watch.retained(report)
+        if report.trouble:
+            _log.warning("retention is not done", trouble=report.trouble)
+        if any(report.rows.values()):
+            _log.info("retention removed rows", **report.rows)
 
     def round(self, now_us: int) -> None:
         try:

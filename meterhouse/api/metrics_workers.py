@@ -20,6 +20,7 @@ from meterhouse.ingest.batch import Reason
 from meterhouse.streams.ledger import Counts, Processed
 from meterhouse.streams.watch import Away, Delivered, Sight, Stand, Turn
 from meterhouse.warehouse.maintenance import MaintenanceReport
+from meterhouse.warehouse.retention import RetentionReport
 
 SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _EVENTS: Final = (1, 10, 100, 1_000, 5_000, 20_000, 50_000, 100_000, 200_000, 500_000)
@@ -129,6 +130,19 @@ class MaintenanceMetrics:
         self._deleted = Counter("meterhouse_maintenance_deleted_files", "Files nobody needs, removed", registry=here)
         self._bytes = Counter("meterhouse_maintenance_deleted_bytes", "Size of these", registry=here)
         self._orphans = Counter("meterhouse_maintenance_orphans", "Files of killed writers, removed", registry=here)
+        self._succeeded = Gauge(
+            "meterhouse_maintenance_success_timestamp_seconds",
+            "When this process last did a whole round without trouble; at first, when it began", registry=here,
+        )  # fmt: skip
+        self._succeeded.set(math.nan)  # most processes do none
+        self._removed = counter(
+            here, "meterhouse_retention_removed_rows", "Rows that retention removed", "table",
+            ("charges", "node_events", "rejects", "quality"),
+        )  # fmt: skip
+
+    def begins(self) -> None:
+        """Maintenance is this process's from now on."""
+        self._succeeded.set_to_current_time()
 
     def maintained(self, report: MaintenanceReport) -> None:
         self._merged.inc(report.merged_files)
@@ -140,7 +154,13 @@ class MaintenanceMetrics:
     def round_done(self, report: MaintenanceReport) -> None:
         self._runs.labels("elsewhere" if report.elsewhere else "troubled" if report.trouble else "done").inc()
         self._seconds.observe(report.duration_us / 1e6)
+        if not report.elsewhere and not report.trouble:
+            self._succeeded.set_to_current_time()
         self.maintained(report)
+
+    def retained(self, report: RetentionReport) -> None:
+        for table, rows in report.rows.items():
+            self._removed.labels(table).inc(rows)
 
 
 class BudgetMetrics(_Worker):

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from meterhouse.api.auth.caller import Family
 from meterhouse.streams.reconciliation import Limits, Terms
+from meterhouse.warehouse.retention_terms import Retention
 
 _S3_PREFIX: Final = "METERHOUSE_S3_"
 _CLIENT_OPTIONS: Final = ("security.", "sasl.", "ssl.", "enable.ssl.", "https.ca.", "socket.", "broker.", "client.")
@@ -26,6 +27,7 @@ _RATE: Final = re.compile("[1-9][0-9]{0,6}")
 RATES: Final = "ingest=60000 admissions=600000 reports=600 exports=60"
 """Ten times what a busy gateway sends in bodies of one event; admissions come with each of its requests, and nothing
 that a person or a nightly program does comes near the others."""
+_RETAINED: Final = ("charges", "node_events", "rejects", "quality")
 _S3_PLACE: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_.-]+)+/?")
 
 
@@ -80,6 +82,10 @@ class Settings(BaseSettings):
     commit_every_s: float = Field(1.0, gt=0, le=300)
     commit_events: int = Field(200_000, ge=1, le=2_000_000)
     poll_records: int = Field(20_000, ge=1, le=200_000)
+    retention: str = Field(
+        "",
+        description="days that rows of charges, node_events, rejects and results of quality are kept; unset: for ever",
+    )
     maintain_every_s: float = Field(60.0, gt=0, description="merging of small files, expiry of old snapshots")
     webhook_url: str | None = Field(None, description="where alerts are posted; no channel set: a line in the log")
     webhook_secret: SecretStr | None = Field(None, description="signs the webhook's body (HMAC-SHA256)")
@@ -199,6 +205,17 @@ class Settings(BaseSettings):
         return text
 
     @model_validator(mode="after")
+    def _keep_the_window(self) -> Self:
+        kept = parse_retention(self.retention)
+        for name in ("charges", "node_events"):
+            if name in kept and kept[name] * 24 < self.dedupe_window_hours:
+                raise ValueError(
+                    f"METERHOUSE_RETENTION keeps {name} for {kept[name]} days, and a resent event is recognised by them"
+                    f" for {self.dedupe_window_hours} hours (METERHOUSE_DEDUPE_WINDOW_HOURS): keep them for longer"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _know_the_issuer(self) -> Self:
         if (self.oidc_issuer is None) != (self.oidc_audience is None):
             raise ValueError("set METERHOUSE_OIDC_ISSUER and METERHOUSE_OIDC_AUDIENCE both, or neither")
@@ -225,6 +242,11 @@ class Settings(BaseSettings):
     def one_meter_only(self) -> bool:
         """A SQLite catalogue has one writer: of a group of meters only the first would open the lake."""
         return self.catalogue is None
+
+    @property
+    def kept_for(self) -> Retention:
+        """What `retention` says."""
+        return Retention(**parse_retention(self.retention))
 
     def client_options(self) -> dict[str, str]:
         """What `kafka_options` says, for every client of Kafka. Holds secrets."""
@@ -301,6 +323,17 @@ def parse_rates(text: str) -> dict[str, int]:
             raise ValueError(f"write {RATES}: families among {', '.join(Family)}, numbers of 1 to 9,999,999")
         rates[family] = int(number)
     return rates
+
+
+def parse_retention(text: str) -> dict[str, int]:
+    """`table=days` pairs between blanks. Raises ValueError."""
+    kept = {}
+    for pair in text.split():
+        name, _, days = pair.partition("=")
+        if name not in _RETAINED or not _RATE.fullmatch(days):
+            raise ValueError(f"write charges=400 rejects=90: names among {', '.join(_RETAINED)}, and days")
+        kept[name] = int(days)
+    return kept
 
 
 def _lines(file: Path) -> list[str]:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import cached_property
-from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Self
 
 import pyarrow as pa
 import sqlalchemy as sa
 import structlog
-from pydantic import SecretStr
 
 from meterhouse.api.clock import now_us
 from meterhouse.api.head_keeper import HeadKeeper
 from meterhouse.api.housekeeping import Housekeeping
+from meterhouse.api.retaining import retaining
 from meterhouse.api.settings import Settings
 from meterhouse.api.wiring_edges import channels_of, sessions_of, tokens_of, tracing_of
+from meterhouse.api.wiring_places import control_url, lake_config
 from meterhouse.ingest.event import Lateness
 from meterhouse.ingest.log import EventLog, LogError, TopicSpec
 from meterhouse.ingest.sqlite_log import SqliteLog
@@ -32,13 +32,14 @@ from meterhouse.warehouse.alert_outbox import SqlAlertOutbox
 from meterhouse.warehouse.api_keys import ApiKeys
 from meterhouse.warehouse.audit import AuditLog
 from meterhouse.warehouse.control import ControlStore, ControlUnavailable
-from meterhouse.warehouse.database import TROUBLE, open_database, sqlite_url
+from meterhouse.warehouse.database import TROUBLE, open_database
+from meterhouse.warehouse.erasures import Erasures
 from meterhouse.warehouse.idempotency import IdempotencyKeys
 from meterhouse.warehouse.kept_sums import KeptSums
-from meterhouse.warehouse.lake import Lake, LakeConfig
+from meterhouse.warehouse.lake import Lake
 from meterhouse.warehouse.lake_ledger import LakeLedger
-from meterhouse.warehouse.lake_store import S3Place
 from meterhouse.warehouse.listings import Listings
+from meterhouse.warehouse.quality.results import QualityResults
 from meterhouse.warehouse.reject_resolutions import RejectResolutions
 from meterhouse.warehouse.silences import SqlSilences
 
@@ -147,12 +148,16 @@ class House:
         return IdempotencyKeys(self._database)
 
     @cached_property
+    def erasures(self) -> Erasures:
+        return Erasures(self._database)
+
+    @cached_property
     def listings(self) -> Listings:
         return Listings(self._database)
 
     @cached_property
     def lake(self) -> Lake:
-        lake = Lake.open(_lake_config(self.settings), read_only=not self._writer)
+        lake = Lake.open(lake_config(self.settings), read_only=not self._writer)
         self._closing.callback(lake.close)
         return lake
 
@@ -168,9 +173,8 @@ class House:
     @cached_property
     def _database(self) -> sa.Engine:
         self.settings.home.mkdir(parents=True, exist_ok=True)
-        control = self.settings.control
         try:
-            engine = open_database(_psycopg(control) if control else sqlite_url(self.settings.control_path))
+            engine = open_database(control_url(self.settings))
         except TROUBLE as trouble:
             raise ControlUnavailable(f"the control database does not open ({trouble.orig})") from trouble
         self._closing.callback(engine.dispose)
@@ -223,7 +227,7 @@ class House:
         self._looked_s = float("-inf")  # a worker that starts knows the control data of now
         # Arrow's own pool hands memory back at once, and having it faulted in again is a fifth of the meter's time.
         pa.set_memory_pool(pa.system_memory_pool())
-        ledger = LakeLedger(self.lake)
+        ledger = LakeLedger(self.lake, cleaned=self.erasures.cleaned)
         housekeeping = Housekeeping(
             every_s=settings.maintain_every_s,
             lake=self.lake,
@@ -232,6 +236,9 @@ class House:
             clock=now_us,
             held=self.listings.held,
             watch=self.metrics.maintenance,
+            retain=retaining(
+                self.lake, settings.kept_for, settings.dedupe_window_hours, self._steady_snapshot, self.quality_results
+            ),
         )
         _ = self._head_keeper
         watch = self.metrics.meter
@@ -320,11 +327,13 @@ class House:
     @cached_property
     def quality(self) -> Quality:
         # Here, since one command and one route ask for it; the route needs no lake.
-        from meterhouse.warehouse.quality.results import QualityResults
         from meterhouse.warehouse.quality.runs import Quality
 
-        results = QualityResults(self._database)
-        return Quality(lambda: self.lake, self.control, results, self.outbox, self.lateness)
+        return Quality(lambda: self.lake, self.control, self.quality_results, self.outbox, self.lateness)
+
+    @cached_property
+    def quality_results(self) -> QualityResults:
+        return QualityResults(self._database)
 
     def _steady_snapshot(self) -> Snapshot:
         """The control data in force CONTROL_EVERY_S ago or, while its database is away, the last that was: work goes
@@ -370,23 +379,3 @@ def open_kafka(settings: Settings, group: str | None) -> KafkaLog:
             options=settings.client_options(),
         ),
     )
-
-
-def _lake_config(settings: Settings) -> LakeConfig:
-    catalogue = settings.catalogue.get_secret_value() if settings.catalogue else settings.catalogue_path
-    return LakeConfig(catalogue, _files(settings))
-
-
-def _files(settings: Settings) -> Path | S3Place:
-    access, secret = settings.s3_access_key, settings.s3_secret_key
-    if settings.data is None or access is None or secret is None:  # settings with the one have the others
-        return settings.data_path
-    return S3Place(
-        settings.data, access.get_secret_value(), secret.get_secret_value(), settings.s3_endpoint, settings.s3_region
-    )
-
-
-def _psycopg(url: SecretStr) -> str:
-    """The URL with the driver that comes with Meterhouse."""
-    named = sa.make_url(url.get_secret_value()).set(drivername="postgresql+psycopg")
-    return named.render_as_string(hide_password=False)

@@ -52,7 +52,8 @@ class Outcome:
 
 
 class Committer:
-    """Owns the ledger: everything that asks it goes to one thread. `hooks.between_commits` runs there after a commit.
+    """Owns the ledger: everything that asks it goes to one thread. `hooks.between_commits` runs there after a commit,
+    and at a `rest`.
 
     `attempts`: how often passing trouble is met, with waits of up to 5 s, before the meter stops loudly.
     """
@@ -83,6 +84,11 @@ class Committer:
         first, at least once: a crash between the two sends it again."""
         assert self._in_flight is None
         self._in_flight = self._thread.submit(self._commit, unit, before)
+
+    def rest(self) -> None:
+        """Where nothing is committed: what is done between commits is due all the same."""
+        if self._in_flight is None:
+            self._in_flight = self._thread.submit(self._rest)
 
     def outcome(self, *, wait: bool) -> Outcome | None:
         """Takes the outcome of the commit that was begun; None: there is none, or (without `wait`) not yet.
@@ -144,6 +150,10 @@ class Committer:
             time.sleep(min(seconds, 0.5))
         else:
             self.stop.wait(seconds)
+
+    def _rest(self) -> Outcome:
+        self._hooks.between_commits()
+        return Outcome(None, frozenset())
 
     def _commit(self, unit: Callable[[], Processed], before: Mapping[str, Sequence[Message]]) -> Outcome:
         start_s = time.monotonic()

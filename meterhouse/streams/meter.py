@@ -247,6 +247,8 @@ class Meter:
         if monotonic() - self._lag_seen_s < self.settings.lag_every_s:
             return
         self._lag_seen_s = monotonic()
+        if not self._buffer.work:
+            self._committer.rest()
         asked_us = self._clock()
         try:
             ends = self._log.end_offsets(USAGE_EVENTS)

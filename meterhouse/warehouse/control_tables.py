@@ -255,3 +255,20 @@ QUALITY_RUNS: Final = sa.Table(
     sa.Column("control_version", sa.Integer, nullable=False),
     sa.Column("checks", sa.JSON, nullable=False),
 )
+
+ERASURES: Final = sa.Table(
+    "erasures",  # `erasures` says what the columns mean
+    METADATA,
+    sa.Column("tenant", KEY, primary_key=True),
+    sa.Column("digest", KEY, primary_key=True),
+    sa.Column("begun_us", sa.BigInteger, nullable=False),
+    sa.Column("done_us", sa.BigInteger),
+    sa.Column("by", sa.Text, nullable=False),
+)
+
+ERASURE_KEY: Final = sa.Table(
+    "erasure_key",  # one row: what digests are made with
+    METADATA,
+    sa.Column("id", sa.Integer, sa.CheckConstraint("id = 1", name="one_row"), primary_key=True, autoincrement=False),
+    sa.Column("key", sa.LargeBinary, nullable=False),
+)

@@ -175,12 +175,12 @@ class Lake:
         """
         store = store_of(config.data)
         if read_only:
-            missing = LakeMissing(f"there is no lake at {config.named} yet: run `meterhouse work` once to make it")
+            missing = LakeMissing(f"no lake is at {config.named} yet, or an older one: run `meterhouse work` once")
             if isinstance(config.catalogue, Path) and not config.catalogue.exists():
                 raise missing
             lake = cls(config, store, read_only=True)
             with closing(lake.cursor()) as cursor:
-                if "positions" in table_names(cursor):
+                if table_names(cursor) >= {"positions", *(table.name for table in TABLES)}:
                     return lake
             lake.close()  # its writer is about to make the tables
             raise missing

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from meterhouse.ingest.batch import KEY, NAME, TIME
 from meterhouse.ingest.event import TOKEN_KINDS
-from meterhouse.warehouse.lake_schema import LakeTable
+from meterhouse.warehouse.lake_schema import PERSONAL, LakeTable
 from meterhouse.warehouse.lake_store import NewFile
 
 _UNITS: Final = {"day": "D", "month": "M"}
@@ -100,5 +100,6 @@ def _options(table: LakeTable) -> dict[str, Any]:
             for field in table.schema
             if field.type in _INTEGERS and field.name not in codes
         },
+        "write_statistics": [name for name in table.schema.names if name not in PERSONAL],
         "store_schema": False,
     }

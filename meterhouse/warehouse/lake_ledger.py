@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -59,13 +59,21 @@ _CHUNK_ROWS: Final = 1_000_000  # keys handed over at a time: 20 MB
 
 
 class LakeLedger:
-    """The Ledger port on a Lake. Belongs to one thread."""
+    """The Ledger port on a Lake. Belongs to one thread. `cleaned` gives what of a unit is to be committed, and raises
+    LedgerUnavailable where it cannot say; it is asked while no erasure runs."""
 
-    def __init__(self, lake: Lake, *, chunk_rows: int = _CHUNK_ROWS) -> None:
+    def __init__(
+        self,
+        lake: Lake,
+        *,
+        chunk_rows: int = _CHUNK_ROWS,
+        cleaned: Callable[[Processed], Processed] = lambda unit: unit,
+    ) -> None:
         self._lake = lake
         self._cursor = lake.cursor()
         self._broken = False  # the cursor, and its DuckDB: another is needed
         self._chunk_rows = chunk_rows
+        self._cleaned = cleaned
         self._layout: int | None = None  # None: never seeded, so whichever is in force
         self._moved: list[tuple[int, str]] | None = None
 
@@ -118,7 +126,7 @@ class LakeLedger:
     def commit(self, unit: Processed) -> int:
         unknown = "what became of a commit is not known yet"
         with self._lake.writing, self._available(unknown), self._lake.passage.through():
-            return self._commit(unit)
+            return self._commit(self._cleaned(unit))
 
     def _commit(self, unit: Processed) -> int:
         written: list[str] = []

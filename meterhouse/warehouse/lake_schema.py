@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from meterhouse.ingest.batch import NAME, TIME, Reject
+from meterhouse.ingest.event import TOKEN_KINDS
 from meterhouse.streams.ledger import (
     CHARGE_SCHEMA,
     LATENCY_KEYS,
     LATENCY_SCHEMA,
+    MONEY,
     NODE_EVENT_SCHEMA,
     ROLLUP_KEYS,
     ROLLUP_SCHEMA,
@@ -35,6 +37,16 @@ REJECT_SCHEMA: Final = pa.schema(
     ]
 )
 """The lake's table `rejects`: `ingest.batch.Reject` as columns."""
+
+REMOVED_SCHEMA: Final = pa.schema(
+    [
+        *(field for field in ROLLUP_SCHEMA if field.name in ROLLUP_KEYS),
+        *(field for field in ROLLUP_SCHEMA if field.name in ("requests", *(kind.tokens for kind in TOKEN_KINDS))),
+        pa.field("cost", MONEY, nullable=False),
+    ]
+)
+"""What retention removed, by day: charges under their own keys; node events under the disposition `informational` and
+rejects under `rejected`, with empty texts for what these have not."""
 
 COUNTS: Final = tuple(field.name for field in fields(Counts))
 POSITION_COLUMNS: Final = ("next_offset", *COUNTS, "arrived_us")
@@ -68,7 +80,15 @@ ROLLUP_DAY: Final = LakeTable("rollup_day", ROLLUP_SCHEMA, "time", "month", ROLL
 LATENCY_HOUR: Final = LakeTable("latency_hour", LATENCY_SCHEMA, "time", "month", LATENCY_KEYS, "hour")
 REJECTS: Final = LakeTable("rejects", REJECT_SCHEMA, "arrived", "month")
 
-TABLES: Final = (CHARGES, NODE_EVENTS, ROLLUP_MINUTE, ROLLUP_HOUR, ROLLUP_DAY, LATENCY_HOUR, REJECTS)
+REMOVED: Final = LakeTable("removed", REMOVED_SCHEMA, "time", "month", ROLLUP_KEYS, "day")
+REMOVED_LATENCY: Final = LakeTable("removed_latency", LATENCY_SCHEMA, "time", "month", LATENCY_KEYS, "day")
+
+COMMITTED: Final = (CHARGES, NODE_EVENTS, ROLLUP_MINUTE, ROLLUP_HOUR, ROLLUP_DAY, LATENCY_HOUR, REJECTS)
+"""What meters write."""
+TABLES: Final = (*COMMITTED, REMOVED, REMOVED_LATENCY)
+
+PERSONAL: Final = ("user", "labels", "request_id", "reservation_id", "source", "payload", "detail")
+"""Columns that may name a user. Files hold no extremes of them, which the catalogue would keep."""
 
 AUDIT_HEADS: Final = "audit_heads"
 """Heads of the audit log: rows of the catalogue, as positions are. They are added, never changed, merged or removed."""

@@ -181,22 +181,8 @@ class S3Store:
     extensions: tuple[str, ...] = ("httpfs",)
 
     def __init__(self, place: S3Place) -> None:
-        # Its client has threads, which no fork outlives, and takes a while to load: not before a lake on S3 is opened.
-        from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
-
         self._place = place
-        self._files: S3FileSystem = S3FileSystem(  # type: ignore[call-arg]  # stubs lack allow_delayed_open
-            access_key=place.access_key,
-            secret_key=place.secret_key,
-            endpoint_override=place.host,
-            scheme="https" if place.tls else "http",
-            region=place.region,
-            connect_timeout=_CONNECT_TIMEOUT_S,
-            request_timeout=_REQUEST_TIMEOUT_S,
-            retry_strategy=AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
-            allow_delayed_open=True,  # a file of less than 10 MB is one request
-            background_writes=False,
-        )
+        self._files = s3_files(place)
 
     @property
     def root(self) -> str:
@@ -265,6 +251,25 @@ class S3Store:
     def _told(self, trouble: OSError) -> StoreTrouble:
         text = self._place.without_secrets(str(trouble))
         return StoreTrouble(self._place.advice(text) or f"the lake's files at {self._place.named}: {text}")
+
+
+def s3_files(place: S3Place) -> S3FileSystem:
+    """Arrow's client of a store."""
+    # It has threads, which no fork outlives, and takes a while to load: not before a lake on S3 is opened.
+    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+
+    return S3FileSystem(  # type: ignore[call-arg]  # stubs lack allow_delayed_open
+        access_key=place.access_key,
+        secret_key=place.secret_key,
+        endpoint_override=place.host,
+        scheme="https" if place.tls else "http",
+        region=place.region,
+        connect_timeout=_CONNECT_TIMEOUT_S,
+        request_timeout=_REQUEST_TIMEOUT_S,
+        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
+        allow_delayed_open=True,  # a file of less than 10 MB is one request
+        background_writes=False,
+    )
 
 
 def store_of(place: Path | S3Place) -> LakeStore:

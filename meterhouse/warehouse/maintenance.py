@@ -20,7 +20,7 @@ import duckdb
 
 from meterhouse.warehouse.lake import Lake
 from meterhouse.warehouse.lake_files import merged_file
-from meterhouse.warehouse.lake_schema import ADD_FILES, REJECTS, TABLES, LakeTable, delta_sum_sql, quoted
+from meterhouse.warehouse.lake_schema import ADD_FILES, COMMITTED, REJECTS, TABLES, LakeTable, delta_sum_sql, quoted
 from meterhouse.warehouse.lake_trouble import TROUBLE, passing, roll_back
 from meterhouse.warehouse.lake_turns import turn
 
@@ -192,7 +192,7 @@ def _merge(run: _Run, report: MaintenanceReport) -> MaintenanceReport:
 
 
 def _merge_deltas(run: _Run, report: MaintenanceReport) -> MaintenanceReport:
-    return _merge_of([table for table in TABLES if table.keys], run, report)
+    return _merge_of([table for table in COMMITTED if table.keys], run, report)
 
 
 def _merge_of(tables: Sequence[LakeTable], run: _Run, report: MaintenanceReport) -> MaintenanceReport:

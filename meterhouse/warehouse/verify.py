@@ -21,6 +21,7 @@ from meterhouse.streams.budget import BudgetTotal, definition_of
 from meterhouse.streams.control import Snapshot
 from meterhouse.streams.dedupe import WINDOW_HOURS
 from meterhouse.streams.money import to_decimal, to_pico
+from meterhouse.warehouse import verify_removed_sql as removed
 from meterhouse.warehouse import verify_sql as laws
 from meterhouse.warehouse.lake import Lake
 from meterhouse.warehouse.reports.as_of import AsOf, Freshness, as_of
@@ -67,14 +68,18 @@ def verify(
 
     `totals` are the newest budget totals of the compacted topic: those that the lake has reached (its position is at
     or beyond their offset) and that count what today's control data counts must equal the lake at their offsets; others
-    can't be compared and are left out. `window_hours` is the dedupe window.
+    can't be compared and are left out, as those of windows that retention removed charges of. `window_hours` is the
+    dedupe window.
     """
     with lake.read() as cursor:
         results = [
             result for comparison in _comparisons(cursor, snapshot, window_hours) for result in _run(cursor, comparison)
         ]
         if totals:
-            results += _budget_totals(cursor, snapshot, totals)
+            days_us = [int(day_us) for (day_us,) in removed.removed_days().rows(cursor)]
+            gone_us = days_us[-1] + DAY_US if days_us else 0  # charges of windows that began before are not all there
+            whole = [total for total in totals if total.window_start_us >= gone_us]
+            results += _budget_totals(cursor, snapshot, whole)
         return Verification(tuple(sorted(results, key=lambda result: result.law)), as_of(lake, cursor, freshness))
 
 
@@ -82,6 +87,7 @@ def _comparisons(cursor: duckdb.DuckDBPyConnection, snapshot: Snapshot, window_h
     [(first_us, last_us)] = laws.bounds().rows(cursor)
     # Whole days around all that there is.
     span_us = (0, DAY_US) if first_us is None else (first_us // DAY_US * DAY_US, (last_us // DAY_US + 1) * DAY_US)
+    days_us = [int(day_us) for (day_us,) in removed.removed_days().rows(cursor)]
     yield laws.counts_balance()
     yield laws.counts_are_rows()
     yield laws.priced(snapshot)
@@ -89,9 +95,13 @@ def _comparisons(cursor: duckdb.DuckDBPyConnection, snapshot: Snapshot, window_h
     yield laws.none_may(2, "disposition, cost and card follow the status", laws.dispositions_follow())
     tables = ("charges", *reversed(LAYERS))
     for finer, coarser in pairwise(tables):
-        yield laws.rolled_up(finer, coarser, span_us, snapshot)
+        where = removed.kept(days_us) if finer == "charges" else Condition()
+        yield laws.rolled_up(finer, coarser, span_us, snapshot, where)
     yield laws.charged_back(span_us, snapshot)
-    yield laws.latencies()
+    yield removed.latencies(days_us)
+    if days_us:
+        yield removed.removed_rolled_up(days_us)
+        yield removed.removed_latencies(days_us)
     yield laws.none_may(3, "token kinds are parts of inclusive counts", laws.kinds_are_counts())
     yield laws.none_may(4, "no key twice within the dedupe window", laws.keys_once(window_hours))
     yield laws.none_may(4, "no place in the log twice", laws.places_once())

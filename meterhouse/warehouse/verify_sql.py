@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from meterhouse.ingest.event import BILLED_STATUSES, MAX_COUNT, REFUSED_STATUSES, TOKEN_KINDS
+from meterhouse.ingest.event import BILLED_STATUSES, MAX_COUNT, TOKEN_KINDS
 from meterhouse.streams.control import Snapshot
-from meterhouse.streams.latency import LOWER_US
-from meterhouse.streams.ledger import LATENCY_KEYS, ROLLUP_KEYS
+from meterhouse.streams.ledger import ROLLUP_KEYS
 from meterhouse.warehouse.reports.chargeback import chargeback_query
 from meterhouse.warehouse.reports.groups import Selection, chosen, floor_sql
 from meterhouse.warehouse.reports.query import (
@@ -29,6 +28,7 @@ from meterhouse.warehouse.reports.query import (
     facts,
     price_params,
 )
+from meterhouse.warehouse.reports.removed import OF_CHARGES
 
 MAX_ROWS: Final = 20
 """Offending rows named per law: enough to see what they have in common. The number of all of them is told as well."""
@@ -55,6 +55,8 @@ class Comparison:
     quantities: tuple[Quantity, ...]
     query: Query
 
+
+ANY: Final = Condition()
 
 REQUESTS_Q: Final = Quantity("requests", ("requests",))
 TOKENS_Q: Final = Quantity("tokens", tuple(kind.tokens for kind in TOKEN_KINDS))
@@ -130,9 +132,11 @@ COUNTED: Final = " UNION ALL ".join(
 STORED: Final = (
     'SELECT "partition", disposition AS what, count(*) AS rows FROM charges GROUP BY ALL UNION ALL '
     "SELECT \"partition\", 'informational', count(*) FROM node_events GROUP BY ALL UNION ALL "
-    "SELECT \"partition\", 'rejected', count(*) FROM rejects GROUP BY ALL"
+    "SELECT \"partition\", 'rejected', count(*) FROM rejects GROUP BY ALL UNION ALL "
+    'SELECT "partition", disposition, sum(requests) FROM removed GROUP BY ALL'
 )
-"""The rows that the positions counted, and those that there are, by partition and by what became of them."""
+"""The rows that the positions counted, and those that there are or that retention removed, by partition and by what
+became of them."""
 
 
 def counts_balance() -> Comparison:
@@ -162,9 +166,11 @@ def bounds() -> Query:
     return Query(f"SELECT epoch_us(min(first)), epoch_us(max(last)) FROM ({spans})")
 
 
-def rolled_up(finer: str, coarser: str, span_us: tuple[int, int], snapshot: Snapshot) -> Comparison:
+def rolled_up(
+    finer: str, coarser: str, span_us: tuple[int, int], snapshot: Snapshot, where: Condition = ANY
+) -> Comparison:
     """Law 2: two neighbouring tables add up to the same per key of the coarser one. Per kind, the cost of charges is
-    worked out again from the rate cards."""
+    worked out again from the rate cards. Only rows that are `where`."""
     keys = {
         ("time_us" if name == "time" else name): floor_sql(_ROLLED_UP_BY[coarser]) if name == "time" else f'"{name}"'
         for name in ROLLUP_KEYS
@@ -172,8 +178,7 @@ def rolled_up(finer: str, coarser: str, span_us: tuple[int, int], snapshot: Snap
     quoted_keys = {f'"{name}"': sql for name, sql in keys.items()}
     measures = (REQUESTS, *TOKENS, COST, *KIND_COSTS)
     left, right = (
-        facts([Piece(table, *span_us)], quoted_keys, measures, Condition(), snapshot.rate_cards)
-        for table in (finer, coarser)
+        facts([Piece(table, *span_us)], quoted_keys, measures, where, snapshot.rate_cards) for table in (finer, coarser)
     )
     quantities = (REQUESTS_Q, TOKENS_Q, COST_Q, KIND_COSTS_Q)
     return compared(2, f"{finer} = {coarser}", tuple(keys), quantities, (left, right))
@@ -188,38 +193,19 @@ def charged_back(span_us: tuple[int, int], snapshot: Snapshot) -> Comparison:
     lines = Query(f"SELECT * FROM (\n{report.sql}\n) AS lines({renamed}) WHERE NOT is_total", report.params)
     billed = "FILTER (disposition = 'billed')"
     tokens = ", ".join(f"coalesce(sum({k.tokens}) {billed}, 0) AS {k.tokens}" for k in TOKEN_KINDS)
+    grouped = f"{floor_sql(DAY_US)} AS day, tenant, application, model"
     charges = Query(
-        f"SELECT {floor_sql(DAY_US)} AS day, tenant, application, model, count(*) AS requests,"
-        f" count(*) {billed} AS billed, count(*) FILTER (disposition = 'unpriced') AS unpriced, {tokens},"
-        f" {COST.of_charges} AS cost FROM charges GROUP BY ALL"
+        f"SELECT {grouped}, count(*) AS requests, count(*) {billed} AS billed,"
+        f" count(*) FILTER (disposition = 'unpriced') AS unpriced, {tokens}, {COST.of_charges} AS cost FROM charges"
+        f" GROUP BY ALL UNION ALL SELECT {grouped}, sum(requests), coalesce(sum(requests) {billed}, 0),"
+        f" coalesce(sum(requests) FILTER (disposition = 'unpriced'), 0), {tokens}, sum(cost) FROM removed"
+        f" WHERE {OF_CHARGES} GROUP BY ALL"
     )
     as_time = [Query(f"SELECT *, day AS day_us FROM (\n{side.sql}\n)", side.params) for side in (charges, lines)]
     requests = Quantity("requests, billed and unpriced", ("requests", "billed", "unpriced"))
     return compared(
         2, "charges = chargeback lines", ("day_us", *keys[1:]), (requests, TOKENS_Q, COST_Q), (as_time[0], as_time[1])
     )
-
-
-def latencies() -> Comparison:
-    """Law 2 for latency: every charge that reports a measure stands in its histogram's bucket once."""
-    names = ", ".join(f'"{name}"' for name in LATENCY_KEYS if name not in ("time", "metric", "bucket"))
-    measured = " UNION ALL ".join(
-        f"SELECT {names}, {floor_sql(HOUR_US)} AS time_us, '{metric}' AS metric, {metric}_us AS value_us FROM charges"
-        f" WHERE {metric}_us IS NOT NULL AND NOT list_contains($refused::VARCHAR[], status)"
-        for metric in ("duration", "time_to_first_token")
-    )
-    buckets = "(SELECT unnest($lower_us::BIGINT[]) AS lower_us, unnest(range(len($lower_us))) AS bucket)"
-    charges = Query(
-        f"SELECT {names}, time_us, metric, bucket, count(*) AS requests"
-        f" FROM (\n{measured}\n) ASOF JOIN {buckets} ON value_us >= lower_us GROUP BY ALL",
-        {"refused": sorted(REFUSED_STATUSES), "lower_us": list(LOWER_US)},
-    )
-    stored = Query(
-        f'SELECT {names}, epoch_us("time") AS time_us, metric, bucket, sum(requests) AS requests FROM latency_hour'
-        " GROUP BY ALL"
-    )
-    keys = tuple("time_us" if name == "time" else name for name in LATENCY_KEYS)
-    return compared(2, "charges = latency_hour", keys, (REQUESTS_Q,), (charges, stored))
 
 
 def priced(snapshot: Snapshot) -> Comparison:

@@ -12,6 +12,7 @@ from meterhouse.ingest.topics import DAY_US, embedded
 from meterhouse.streams.ledger import Position
 from meterhouse.warehouse.lake import Lake, LakeConfig
 from meterhouse.warehouse.lake_ledger import LakeLedger
+from meterhouse.warehouse.retention import RetentionReport
 from tests.ledger_units import HOUR_US, START_US, Shape, unit
 
 COMMITS = 4  # files that are enough for a merge of a month that is over
@@ -67,3 +68,31 @@ def test_deltas_are_merged_every_few_seconds_and_charges_in_a_round(tmp_path: Pa
         assert value("meterhouse_maintenance_runs_total", {"outcome": "done"}) == 3
         ledger.close()
     log.close()
+
+
+def test_retention_is_looked_at_once_an_hour_and_told(tmp_path: Path) -> None:
+    clock, metrics, asked = Clock(), Metrics(), list[int]()
+
+    def retain(now_us: int) -> RetentionReport:
+        asked.append(now_us)
+        return RetentionReport({"charges": 7})
+
+    log = SqliteLog(tmp_path / "log.sqlite", clock=clock)
+    log.create_topics(embedded(partitions=1, retention_us=DAY_US))
+    with Lake.open(LakeConfig(tmp_path / "lake.sqlite", tmp_path / "data")) as lake:
+        ledger = LakeLedger(lake)
+        ledger.seed(1)
+        keeping = Housekeeping(
+            every_s=60, lake=lake, ledger=ledger, log=log, clock=clock, held=lambda _: (), watch=metrics.maintenance,
+            retain=retain,
+        )  # fmt: skip
+        for _ in range(100):
+            clock.now_us += 60_000_000
+            keeping.between_commits()
+        ledger.close()
+    log.close()
+    assert len(asked) == 2
+    assert asked[1] - asked[0] == HOUR_US
+    value = metrics.registry.get_sample_value
+    assert value("meterhouse_retention_removed_rows_total", {"table": "charges"}) == 14
+    assert (value("meterhouse_maintenance_success_timestamp_seconds") or 0) > 0

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from meterhouse.api.settings import Settings, problems_of
+from meterhouse.warehouse.retention_terms import Retention
 
 SECRET = "c4n4ry"
 URL = f"postgresql://meter:{SECRET}@db.example:5432/books"
@@ -161,3 +162,13 @@ def test_rates_that_are_not_said_are_the_usual_ones() -> None:
     }  # fmt: skip
     for text in ("reports", "reports=0", "reports=x", "colours=5", "reports=-1", "reports=10000000", "reports=²"):
         assert "families among ingest, admissions, reports, exports" in refused(rate_per_minute=text)
+
+
+def test_rows_are_kept_for_no_less_than_the_dedupe_window() -> None:
+    assert Settings(retention="charges=35 rejects=1").kept_for == Retention(charges=35, rejects=1)
+    assert Settings().kept_for == Retention()
+    said = refused(retention="node_events=34")
+    assert "METERHOUSE_RETENTION keeps node_events for 34 days" in said
+    assert "METERHOUSE_DEDUPE_WINDOW_HOURS" in said
+    for wrong in ("charges=0", "charges", "rollup_day=90", "charges=-1", "charges=1.5"):
+        assert "write charges=400 rejects=90" in refused(retention=wrong)

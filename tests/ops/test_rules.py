@@ -94,8 +94,8 @@ def test_a_process_says_nothing_of_workers_that_it_does_not_run(scraped: dict[st
 def test_no_label_names_a_tenant_a_model_or_a_user(known: dict[str, set[str]]) -> None:
     allowed = {
         "away", "channel", "check", "folder", "format", "generation", "implementation", "kind", "le", "major", "method",
-        "minor", "outcome", "partition", "patchlevel", "reason", "route", "stage", "status", "suite", "version",
-        "worker",
+        "minor", "outcome", "partition", "patchlevel", "reason", "route", "stage", "status", "suite", "table",
+        "version", "worker",
     }  # fmt: skip
     assert set[str]().union(*known.values()) - allowed == set()
 

@@ -10,6 +10,7 @@ import pytest
 
 from meterhouse.api.app import create_app
 from meterhouse.api.auth.caller import Caller, Role
+from meterhouse.api.figures import Reports
 from meterhouse.api.operations import PAGES, routes_of
 from meterhouse.api.pages.assets import Assets
 from meterhouse.api.pages.menu import MENU, menu_of
@@ -43,6 +44,16 @@ def test_where_nothing_was_spent_a_page_says_so(home: httpx.Client, path: str) -
     answer = home.get(path, headers=PEOPLE)
     assert answer.status_code == 200
     assert 'class="empty"' in answer.text
+
+
+def test_the_charges_page_says_what_retention_removed(home: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    charges = Reports.charges
+    removed = {"requests": 1234, "cost": "5.000000000000", "before": "2026-11-02T00:00:00Z"}
+    assert 'id="removed"' not in home.get("/charges", headers=PEOPLE).text
+    monkeypatch.setattr(Reports, "charges", lambda self, *asked: {**charges(self, *asked), "removed": removed})
+    said = home.get("/charges", headers=PEOPLE).text
+    assert "Retention removed 1,234 of them" in said
+    assert 'value="5.000000000000"' in said
 
 
 def test_a_problem_is_a_page_for_people_and_a_document_for_programs(home: httpx.Client) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from meterhouse.warehouse.lake import Lake, LakeConfig
 from meterhouse.warehouse.lake_ledger import LakeLedger
-from meterhouse.warehouse.lake_schema import TABLES
+from meterhouse.warehouse.lake_schema import COMMITTED
 from meterhouse.warehouse.maintenance import MaintenanceSettings, maintain
 from tests.ledger_units import DAY_US, Shape, unit
 from tests.warehouse.committing import lake_config
@@ -74,7 +74,7 @@ def test_a_writer_killed_at_any_moment_leaves_whole_commits(tmp_path: Path) -> N
         with lake.read() as cursor:
             live = {
                 path
-                for table in TABLES
+                for table in COMMITTED
                 for (path,) in cursor.execute(
                     "SELECT data_file FROM ducklake_list_files('lake', ?)", [table.name]
                 ).fetchall()

@@ -14,7 +14,7 @@ from meterhouse.streams.ledger import LedgerUnavailable, Position
 from meterhouse.warehouse.lake import Lake, LakeConfig, LakeError, LakeUnavailable
 from meterhouse.warehouse.lake_files import files_of
 from meterhouse.warehouse.lake_ledger import LakeLedger
-from meterhouse.warehouse.lake_schema import ADD_FILES, CHARGES, TABLES
+from meterhouse.warehouse.lake_schema import ADD_FILES, CHARGES, COMMITTED
 from meterhouse.warehouse.lake_store import S3Place
 from meterhouse.warehouse.maintenance import MaintenanceSettings, maintain
 from tests.ledger_units import DAY_US, HOUR_US, Shape, unit
@@ -49,7 +49,7 @@ def live(lake: Lake) -> set[str]:
     with lake.read() as cursor:
         return {
             path
-            for table in TABLES
+            for table in COMMITTED
             for (path,) in cursor.execute(
                 "SELECT data_file FROM ducklake_list_files('lake', ?)", [table.name]
             ).fetchall()
@@ -70,11 +70,11 @@ def test_merged_expired_and_orphaned_files_go_and_the_books_stay(config: LakeCon
         ledger.seed(1)
         commit(ledger, 3)
         before = books(lake)
-        assert maintain(lake, now_us(), SETTINGS).merged_files == 3 * len(TABLES)
+        assert maintain(lake, now_us(), SETTINGS).merged_files == 3 * len(COMMITTED)
         maintain(lake, now_us() + HOUR_US, SETTINGS)
         sizes = {path: lake.store.total_bytes([path]) for path in s3.files(place_of(config))}
         deletion = maintain(lake, now_us() + 3 * HOUR_US, SETTINGS)
-        assert deletion.deleted_files == 3 * len(TABLES)
+        assert deletion.deleted_files == 3 * len(COMMITTED)
         gone = sizes.keys() - s3.files(place_of(config))
         assert deletion.deleted_bytes == sum(sizes[path] for path in gone) > 0
         assert lake.store.total_bytes(sorted(gone)) == 0

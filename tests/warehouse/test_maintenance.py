@@ -19,7 +19,7 @@ from meterhouse.streams.ledger import Fenced
 from meterhouse.warehouse.lake import Lake, LakeConfig
 from meterhouse.warehouse.lake_files import files_of
 from meterhouse.warehouse.lake_ledger import LakeLedger
-from meterhouse.warehouse.lake_schema import ADD_FILES, CHARGES, TABLES, columns_sql, delta_sum_sql
+from meterhouse.warehouse.lake_schema import ADD_FILES, CHARGES, COMMITTED, columns_sql, delta_sum_sql
 from meterhouse.warehouse.maintenance import (
     DataFile,
     MaintenanceReport,
@@ -58,11 +58,11 @@ def test_merging_leaves_fewer_files_and_rows_and_the_same_books(lake: Lake, ledg
     assert the_books(lake) == books
     assert {name: len(paths) for name, paths in files(lake).items()} == dict.fromkeys(before, 1)
     assert report.merged_files == sum(map(len, before.values())) == 4 * len(before)
-    assert report.merged_into == len(before) == len(TABLES)
+    assert report.merged_into == len(before) == len(COMMITTED)
     assert report.rows_after < report.rows_before
     assert report.duration_us > 0
     with lake.read() as cursor:  # one row per key is left of the deltas
-        for table in TABLES:
+        for table in COMMITTED:
             if table.keys:
                 keys = columns_sql(table.keys)
                 assert (
@@ -79,9 +79,9 @@ def test_deltas_alone_are_merged_when_there_are_a_few_files_of_them(lake: Lake, 
     report = merge_deltas(lake, now_us(), settings)
     assert report.trouble == ()
     assert the_books(lake) == books
-    deltas = {table.name for table in TABLES if table.keys}
+    deltas = {table.name for table in COMMITTED if table.keys}
     assert {name: len(paths) for name, paths in files(lake).items()} == {
-        table.name: 1 if table.name in deltas else 5 for table in TABLES
+        table.name: 1 if table.name in deltas else 5 for table in COMMITTED
     }
     assert report.merged_files == 5 * len(deltas)
 
@@ -300,7 +300,7 @@ def the_books(lake: Lake) -> list[object]:
 def books_of(cursor: duckdb.DuckDBPyConnection) -> list[object]:
     """Every row of every table, deltas added up, and the positions."""
     books: list[object] = []
-    for table in TABLES:
+    for table in COMMITTED:
         sql = delta_sum_sql(table, table.name) if table.keys else f"FROM {table.name}"
         books.append(sorted(cursor.execute(sql).to_arrow_table().to_pylist(), key=repr))
     books.append(cursor.execute("FROM positions ORDER BY 1").fetchall())
@@ -317,7 +317,7 @@ def files(lake: Lake) -> dict[str, list[Path]]:
                     "SELECT data_file FROM ducklake_list_files('lake', ?)", [table.name]
                 ).fetchall()
             ]
-            for table in TABLES
+            for table in COMMITTED
         }
 
 

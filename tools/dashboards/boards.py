@@ -75,6 +75,12 @@ METERING: Final = Board("meterhouse-metering", "metering", (
     Panel("Maintenance: deleted", "bytes", [("sum(increase(meterhouse_maintenance_deleted_bytes_total[1h]))", "bytes")],
           note="In an hour."),
     Panel("Maintenance: a round", "s", [(quantile(0.95, "meterhouse_maintenance_seconds"), "95 of 100")]),
+    Panel("Since maintenance last went well", "s", [
+        ("time() - max(meterhouse_maintenance_success_timestamp_seconds)", "since"),
+    ], ["MeterhouseMaintenanceStands"]),
+    Panel("Rows that retention removed", "short", [
+        ("sum by (table) (increase(meterhouse_retention_removed_rows_total[1d]))", "{{table}}"),
+    ], note="In a day."),
 ))  # fmt: skip
 
 BUDGETS: Final = Board("meterhouse-budgets", "budgets and alerts", (

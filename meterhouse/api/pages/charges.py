@@ -40,6 +40,7 @@ def charges_page(
         "kind": kind,
         "charges": report["charges"],
         "total": report["total"],
+        "removed": report["removed"],
         "next": report["next"],
         "is_first": after is None,
         "query": Query.of(request).only("range", "from", "to", *FILTERS, "kind"),

@@ -42,8 +42,8 @@ def charges(
 ) -> Any:
     """The events behind a chargeback's line, a page at a time, oldest first: each with its tokens, rate card, prices
     and place in the log. The line's groups are the filters (`environment=` for a line without one), its day, hour or
-    month is the range, its kind is `kind`; the costs of all pages add up to the line's. Without a range: the current
-    month (UTC)."""
+    month is the range, its kind is `kind`; the costs of all pages add up to the line's, with those that retention
+    removed (`removed`). Without a range: the current month (UTC)."""
     return answer(reports.charges(span, filters, kind, page or Page(PAGE)))
 
 

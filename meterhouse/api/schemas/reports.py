@@ -106,6 +106,14 @@ class Charge(BaseModel):
     index: int = Field(description="place in the record's array")
 
 
+class Removed(BaseModel):
+    """Charges that retention removed, of whole days of UTC."""
+
+    requests: int
+    cost: str
+    before: datetime = Field(description="the end of the newest of these days")
+
+
 class Charges(Paged):
     model_config = ConfigDict(populate_by_name=True)
     currency: str
@@ -113,7 +121,12 @@ class Charges(Paged):
     to: datetime
     kind: str | None
     charges: list[Charge]
-    total: ChargeFigures = Field(description="of the whole range: the charges of all pages add up to it")
+    total: ChargeFigures = Field(
+        description="of the whole range: the charges of all pages add up to it, with those that were removed"
+    )
+    removed: Removed | None = Field(
+        None, description="charges of these days that retention removed; null: all are there"
+    )
     as_of: AsOf
 
 

@@ -6,5 +6,5 @@ holds the steps and `control_tables` to the same schema.
 
 from typing import Final
 
-HEAD: Final = "r0005"
+HEAD: Final = "r0006"
 """The newest revision. A database that has it is opened without loading Alembic."""

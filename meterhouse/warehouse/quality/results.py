@@ -57,6 +57,14 @@ class QualityResults:
             if oldest_us is not None:
                 connection.execute(sa.delete(TABLE).where(mine, TABLE.c.at_us < oldest_us))
 
+    def forget(self, before_us: int) -> int:
+        """Removes runs of before, but for the newest of each suite; gives their number."""
+        newest = sa.select(TABLE.c.suite, sa.func.max(TABLE.c.at_us)).group_by(TABLE.c.suite)
+        with available(), writing(self._engine) as connection:
+            keep = [row[1] for row in connection.execute(newest)]
+            old = sa.and_(TABLE.c.at_us < before_us, TABLE.c.at_us.not_in(keep))
+            return connection.execute(sa.delete(TABLE).where(old)).rowcount
+
     def last(self) -> Sequence[QualityRun]:
         """The newest run of each suite."""
         newest = sa.select(TABLE.c.suite, sa.func.max(TABLE.c.at_us).label("at_us")).group_by(TABLE.c.suite).subquery()

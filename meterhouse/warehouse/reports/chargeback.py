@@ -26,6 +26,7 @@ from meterhouse.warehouse.reports.groups import (
     source_of,
 )
 from meterhouse.warehouse.reports.query import COST, KIND_COSTS, REQUESTS, TOKENS, Query, keepable_facts
+from meterhouse.warehouse.reports.removed import check_pieces
 
 default_range = month_of
 """default_range(now_us) → (from_us, to_us): the current month of UTC, whole."""
@@ -92,6 +93,7 @@ def lines_of(
 ) -> tuple[tuple[Line, ...], Figures]:
     """Lines and total as `chargeback` has them: for reports of several ranges in one snapshot of the lake."""
     check_range(selection.from_us, selection.to_us)
+    check_pieces(cursor, source_of(selection, snapshot, groups, "rollup_day").parts)
     rows = chargeback_query(snapshot, selection, groups).rows(cursor)
     check_lines(len(rows) - 1)
     *line_rows, total_row = rows

@@ -16,6 +16,7 @@ from meterhouse.warehouse.reports.chargeback import Figures, chargeback
 from meterhouse.warehouse.reports.errors import BooksError, ReportError
 from meterhouse.warehouse.reports.groups import Selection, charges_where, check_range
 from meterhouse.warehouse.reports.query import Condition, Query, between
+from meterhouse.warehouse.reports.removed import Removed, removed_charges
 
 KINDS: Final = tuple(kind.name for kind in TOKEN_KINDS)
 _TEXTS: Final = (
@@ -70,6 +71,7 @@ class Charges:
     total: Figures  # of the whole range: what the lines of all pages add up to
     next: ChargePlace | None  # where the next page begins after; None: this is the last
     as_of: AsOf
+    removed: Removed | None  # charges of these days that retention removed, and that the total still counts
 
 
 def charges(books: Books, snapshot: Snapshot, wanted: Wanted, freshness: Freshness | None = None) -> Charges:
@@ -85,6 +87,7 @@ def charges(books: Books, snapshot: Snapshot, wanted: Wanted, freshness: Freshne
     bill = chargeback(books, snapshot, selection, ("kind",) if kind else (), freshness)
     with books.read() as cursor:
         rows = charges_query(snapshot, wanted).rows(cursor)
+        removed = removed_charges(cursor, snapshot, selection)
     cards = {card.id: card for card in snapshot.rate_cards}
     lines = tuple(_charge(row, cards, kind) for row in rows[: wanted.limit])
     return Charges(
@@ -96,6 +99,7 @@ def charges(books: Books, snapshot: Snapshot, wanted: Wanted, freshness: Freshne
         next((line.figures for line in bill.lines if line.groups["kind"] == kind), bill.total),
         lines[-1].place if len(rows) > wanted.limit else None,
         bill.as_of,
+        removed,
     )
 
 

@@ -26,6 +26,7 @@ from meterhouse.warehouse.reports.focus_columns import COST, TOKENS, csv_sql, ty
 from meterhouse.warehouse.reports.focus_query import FocusQuery
 from meterhouse.warehouse.reports.groups import Selection, check_range, floor_sql
 from meterhouse.warehouse.reports.query import DAY_US, REQUESTS, Condition, facts, pieces
+from meterhouse.warehouse.reports.removed import check_there
 
 MAX_DAYS: Final = 366
 """Of one export: a year, the longest that books are kept for as one."""
@@ -104,6 +105,7 @@ def focus(books: Books, query: FocusQuery, freshness: Freshness | None = None) -
     if selection.to_us - selection.from_us > MAX_DAYS * DAY_US:
         raise ReportError(f"an export has at most {MAX_DAYS} days: ask for a year at a time")
     with books.read() as cursor:
+        check_there(cursor, selection.from_us, selection.to_us)
         total = billed_total(cursor, query.control, selection)
         yield FocusExport(query, total, as_of(books, cursor, freshness), _parts(cursor, selection), cursor)
 

@@ -14,6 +14,7 @@ from meterhouse.warehouse.reports.as_of import AsOf, Freshness, as_of
 from meterhouse.warehouse.reports.groups import MAX_LINES, Selection, check_lines, check_range
 from meterhouse.warehouse.reports.query import Query
 from meterhouse.warehouse.reports.reconciliation_query import COUNTS, HERE, Reach, kinds_sql, requests_sql
+from meterhouse.warehouse.reports.removed import OF_REQUESTS, check_there
 
 Key = tuple[str, str, str]
 """Tenant, provider, model."""
@@ -47,6 +48,7 @@ def reconciliation(
     with books.read() as cursor:
         told = as_of(books, cursor, freshness)
         reach = reach_of(selection, terms, told)
+        check_there(cursor, selection.from_us, selection.to_us, OF_REQUESTS)
         lines, gateway_in_range, node_in_range = counted_lines(cursor, reach)
     tenants = by_tenant(lines)
     return Reconciliation(

@@ -18,6 +18,7 @@ from meterhouse.warehouse.reports.places import rows_sql
 from meterhouse.warehouse.reports.query import Condition, Query, between
 from meterhouse.warehouse.reports.reconciliation import reach_of
 from meterhouse.warehouse.reports.reconciliation_query import HERE, Reach, kinds_sql, requests_sql, texts_sql
+from meterhouse.warehouse.reports.removed import OF_REQUESTS, check_there
 
 MAX_EVENTS: Final = 10
 """Events of one side that are named of a request: it may have been tried for hours."""
@@ -84,6 +85,7 @@ def reconciled_requests(
     with books.read() as cursor:
         told = as_of(books, cursor, freshness)
         reach = reach_of(selection, terms, told)
+        check_there(cursor, selection.from_us, selection.to_us, OF_REQUESTS)
         rows = _requests(reach, wanted).rows(cursor)
         page = rows[: wanted.limit]
         events = _events_of(cursor, page, terms.grace_us)

@@ -20,6 +20,7 @@ from meterhouse.warehouse.reports.as_of import AsOf, Freshness, as_of
 from meterhouse.warehouse.reports.errors import ReportError
 from meterhouse.warehouse.reports.groups import check_range, in_scope
 from meterhouse.warehouse.reports.query import DAY_US, HOUR_US, MINUTE_US, Condition, Query, between, pieces
+from meterhouse.warehouse.reports.removed import check_there
 
 METRICS: Final = ("duration", "time_to_first_token")
 QUANTILES: Final[Mapping[str, Decimal]] = {"p50": Decimal("0.50"), "p95": Decimal("0.95"), "p99": Decimal("0.99")}
@@ -144,6 +145,7 @@ def slo(
         lines = []
         for objective in snapshot.objectives:
             window = between_us or (at_us - objective.window_days * DAY_US, at_us)
+            check_there(cursor, *window)
             lines.append(_line(cursor, snapshot, objective, window))
         return Slo(at_us, tuple(lines), as_of(books, cursor, freshness))
 

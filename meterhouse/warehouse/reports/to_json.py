@@ -21,6 +21,7 @@ from meterhouse.warehouse.reports.chargeback import Chargeback, Figures
 from meterhouse.warehouse.reports.charges import Charge, Charges
 from meterhouse.warehouse.reports.groups import datetime_of
 from meterhouse.warehouse.reports.rejects import RejectLine, Rejects
+from meterhouse.warehouse.reports.removed import Removed
 from meterhouse.warehouse.reports.slo import ObjectiveLine, Slo
 from meterhouse.warehouse.reports.usage import Usage, UsageFigures
 from meterhouse.warehouse.verify import LawResult, Verification
@@ -71,6 +72,7 @@ def _(report: Charges) -> Json:
         "kind": report.kind,
         "charges": [charge_json(line) for line in report.lines],
         "total": figures_json(report.total),
+        "removed": report.removed and _removed(report.removed),
         "as_of": as_of_json(report.as_of),
     }
 
@@ -155,6 +157,10 @@ def charge_json(charge: Charge) -> Json:
         "offset": charge.place.offset,
         "index": charge.place.index,
     }
+
+
+def _removed(removed: Removed) -> Json:
+    return {"requests": removed.requests, "cost": money(removed.cost), "before": rfc3339(removed.until_us)}
 
 
 def figures_json(figures: Figures) -> Json:

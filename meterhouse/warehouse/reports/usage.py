@@ -24,6 +24,7 @@ from meterhouse.warehouse.reports.groups import (
     source_of,
 )
 from meterhouse.warehouse.reports.query import DAY_US, HOUR_US, MINUTE_US, REQUESTS, TOKENS, Query, keepable_facts
+from meterhouse.warehouse.reports.removed import check_pieces
 
 Every = Literal["minute", "hour", "day"]
 BUCKETS_US: Final[Mapping[str, int]] = {"minute": MINUTE_US, "hour": HOUR_US, "day": DAY_US}
@@ -73,6 +74,7 @@ def usage(
         raise ReportError(f"there are no buckets of a {every!r}: use any of {', '.join(BUCKETS_US)}")
     groups = chosen(group_by, USAGE_GROUPS)
     with books.read() as cursor:
+        check_pieces(cursor, source_of(selection, snapshot, groups, f"rollup_{every}").parts)
         rows = usage_query(snapshot, selection, groups, every).rows(cursor)
         figures_as_of = as_of(books, cursor, freshness)
     check_lines(len(rows) - 1)
