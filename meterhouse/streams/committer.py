@@ -85,10 +85,10 @@ class Committer:
         assert self._in_flight is None
         self._in_flight = self._thread.submit(self._commit, unit, before)
 
-    def rest(self) -> None:
+    def between(self) -> None:
         """Where nothing is committed: what is done between commits is due all the same."""
         if self._in_flight is None:
-            self._in_flight = self._thread.submit(self._rest)
+            self._in_flight = self._thread.submit(self._between)
 
     def outcome(self, *, wait: bool) -> Outcome | None:
         """Takes the outcome of the commit that was begun; None: there is none, or (without `wait`) not yet.
@@ -151,7 +151,7 @@ class Committer:
         else:
             self.stop.wait(seconds)
 
-    def _rest(self) -> Outcome:
+    def _between(self) -> Outcome:
         self._hooks.between_commits()
         return Outcome(None, frozenset())
 

@@ -11,7 +11,7 @@ same place: its work is dropped and, if it is still ours, it is taken over again
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from threading import Event
 from time import monotonic, perf_counter
@@ -21,7 +21,6 @@ import pyarrow as pa
 import structlog
 
 from meterhouse.ingest.decode import Decoder
-from meterhouse.ingest.event import Lateness
 from meterhouse.ingest.log import (
     USAGE_EVENTS,
     Consumer,
@@ -37,6 +36,7 @@ from meterhouse.streams.dedupe_runs import Damaged
 from meterhouse.streams.dedupe_store import Dedupe, MemoryDedupe
 from meterhouse.streams.ledger import Ledger, Position
 from meterhouse.streams.meter_buffer import Buffer, Work, events_read
+from meterhouse.streams.meter_settings import REST_S, MeterSettings
 from meterhouse.streams.pipeline import process_run
 from meterhouse.streams.rate_card import compile_rates
 from meterhouse.streams.totals_publisher import TotalsPublisher
@@ -44,35 +44,11 @@ from meterhouse.streams.watch import Lag, MeterHooks, Stand, Turn
 
 __all__ = ["Meter", "MeterSettings", "MeterStopped", "Progress"]
 
-REST_S: Final = 0.05
-"""The longest rest: what it adds to the age of a budget's total. A turn costs some 10 ms however few events it has."""
 FLUSH_S: Final = 30.0
 """For the last totals at the end of a run: a leader that died is replaced in a few seconds."""
 TAKE_OVER_TRIES: Final = 5
 """A partition that another meter moves while it is being taken over; each of its commits is its last."""
 _log = structlog.get_logger("meterhouse.meter")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeterSettings:
-    """Limits of the loop, each with its reason."""
-
-    poll_records: int = 20_000  # enough events for vectorised stages where a record is one event
-    poll_timeout_s: float = 0.02  # also the delay of a budget total at low load
-    commit_every_s: float = 1.0  # a catalogue takes tens of commits a second; readers want seconds
-    commit_events: int = 200_000  # the catalogue's share of a commit, 0.15 s whatever its size, is then small
-    buffer_events: int = 400_000  # about 150 MB; beyond it reading stops and lag shows it
-    buffer_bytes: int = (
-        128 * 2**20
-    )  # of rejects and forwards, which carry their payloads; commits are due at half of it
-    control_every_s: float = 1.0
-    lag_every_s: float = 1.0  # asking the broker for its ends takes milliseconds
-    rest: float = (
-        0.0  # after a turn that read all there was, times what it took: for who shares a process with requests
-    )
-    commit_attempts: int = 45  # with backoff up to 5 s some hundred seconds of trouble, then stop loudly
-    window_hours: int = 35 * 24  # the dedupe window, of arrival
-    lateness: Lateness = field(default_factory=Lateness)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +224,7 @@ class Meter:
             return
         self._lag_seen_s = monotonic()
         if not self._buffer.work:
-            self._committer.rest()
+            self._committer.between()
         asked_us = self._clock()
         try:
             ends = self._log.end_offsets(USAGE_EVENTS)

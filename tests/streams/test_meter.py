@@ -25,7 +25,8 @@ from meterhouse.streams.budget_worker import budget_topics
 from meterhouse.streams.control import Budget, RateCard, Scope, Snapshot, Tenant, WindowSpec
 from meterhouse.streams.ledger import Counts, LedgerUnavailable, Processed
 from meterhouse.streams.memory_ledger import MemoryLedger, MemoryStore
-from meterhouse.streams.meter import REST_S, Meter, MeterSettings, MeterStopped
+from meterhouse.streams.meter import Meter, MeterSettings, MeterStopped
+from meterhouse.streams.meter_settings import REST_S
 from meterhouse.streams.watch import MeterHooks
 
 NOW = datetime(2026, 11, 10, 12, tzinfo=UTC)
