@@ -57,7 +57,7 @@ def test_the_charges_page_says_what_retention_removed(home: httpx.Client, monkey
 
 
 def test_a_problem_is_a_page_for_people_and_a_document_for_programs(home: httpx.Client) -> None:
-    for path, status in (("/nowhere", 404), ("/chargeback?by=colour", 400), ("/v1/reconciliation?from=soon", 400)):
+    for path, status in (("/nowhere", 404), ("/chargeback?by=colour", 400), ("/v1/rejects?limit=no", 400)):
         page, document = home.get(path, headers=PEOPLE), home.get(path)
         assert page.status_code == document.status_code == status
         assert page.headers["content-type"] == "text/html; charset=utf-8"
