@@ -6,26 +6,25 @@ with running(folder) as stack: stack.containers["meter-1"].kill(); stack.await_h
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from tests.services.kafka import own_cluster
 from tests.services.postgres import own_postgres
-from tests.services.s3 import own_s3
+from tests.services.s3 import S3, own_s3
 from tests.stack.compose import ROOT, Service, document, services
 from tests.stack.containers import Container, Twin
 from tests.stack.place import Place, Town, free_ports, write_programs
 
 LEFT_OUT: Final = {"grafana": "it is in no package here"}
-TWINS: Final = ("kafka", "postgres", "s3")
-"""Services that servers of this machine stand in for."""
 START_S: Final = 240.0
 PATIENCE: Final = 4
 """A process that was started so often before all are up has something to say."""
@@ -115,17 +114,22 @@ class Stack:
 
 @contextmanager
 def running(folder: Path) -> Iterator[Stack]:
-    """The stack of the file, from nothing, in a folder of its own."""
+    """The stack of the file, from nothing, in a folder of its own. Kafka and PostgreSQL are servers of this machine; so
+    is the store, where there is no versitygw."""
     known = {name: service for name, service in services(document()).items() if name not in LEFT_OUT}
     secrets = made_secrets(folder / "secrets")
     password = (secrets / "postgres_password").read_text(encoding="ascii")
     with ExitStack() as open_:
-        made = (own_cluster(steady=True), own_postgres(password), own_s3())
-        with ThreadPoolExecutor(len(made)) as pool:
-            servers = dict(zip(TWINS, pool.map(open_.enter_context, made), strict=True))
-        for name in ("access_key", "secret_key"):
-            (secrets / f"s3_{name}").unlink()
-            (secrets / f"s3_{name}").write_text(getattr(servers["s3"], name), encoding="ascii")
+        twins: dict[str, AbstractContextManager[Any]] = {
+            "kafka": own_cluster(),
+            "postgres": own_postgres(password),
+        }
+        if shutil.which("versitygw") is None:
+            twins["s3"] = own_s3()
+        with ThreadPoolExecutor(len(twins)) as pool:
+            servers = dict(zip(twins, pool.map(open_.enter_context, twins.values()), strict=True))
+        if "s3" in servers:
+            give_keys(servers["s3"], secrets)
         town = town_of(folder, known, secrets, servers)
         stack = Stack(town, dict(containers_of(town, servers)))
         open_.callback(stack.stop)
@@ -139,15 +143,20 @@ def made_secrets(folder: Path) -> Path:
     return folder
 
 
+def give_keys(store: S3, secrets: Path) -> None:
+    """Keys that it made itself."""
+    for name in ("access_key", "secret_key"):
+        (file := secrets / f"s3_{name}").unlink()
+        file.write_text(getattr(store, name), encoding="ascii")
+
+
 def town_of(folder: Path, known: Mapping[str, Service], secrets: Path, servers: Mapping[str, Any]) -> Town:
     names = [f"{name}-{number + 1}" for name, service in known.items() for number in range(service.replicas)]
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     write_programs(folder / "bin")
-    theirs = {
-        "kafka-1": int(servers["kafka"].bootstrap.rpartition(":")[2]),
-        **{f"{name}-1": servers[name].port for name in ("postgres", "s3")},
-    }
-    return Town(folder, known, ports | theirs, secrets)
+    for name, server in servers.items():
+        ports[f"{name}-1"] = int(server.bootstrap.rpartition(":")[2]) if name == "kafka" else server.port
+    return Town(folder, known, ports, secrets)
 
 
 def containers_of(town: Town, servers: Mapping[str, Any]) -> Iterator[tuple[str, Container]]:

@@ -81,6 +81,13 @@ def test_a_service_is_started_again_watched_and_given_time_to_leave(service: Ser
     assert service.grace_s >= 30
 
 
+def test_what_ends_is_waited_for_by_what_stays() -> None:
+    """Else compose's `up --wait` takes its end for a failure."""
+    stays = [each for name, each in SERVICES.items() if name not in ONE_SHOTS]
+    waited_for = {name: of for each in stays for name, of in each.depends_on.items() if name in ONE_SHOTS}
+    assert waited_for == dict.fromkeys(ONE_SHOTS, "service_completed_successfully")
+
+
 def test_an_image_is_pinned(service: Service) -> None:
     assert re.fullmatch(r"[a-z/-]+:v?\d+(\.\d+)+", service.told["image"])
     assert (

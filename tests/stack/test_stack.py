@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.pages import blocks
 from tests.services.waiting import until
-from tests.stack.compose import document, services
+from tests.stack.compose import ROOT, document, services
 from tests.stack.soak import soaked
 from tests.stack.stack import LEFT_OUT, Stack, running
 
-SECONDS = 40
+README = ROOT / "README.md"
+SECONDS = 30
 RATE = 1_000
 
 pytestmark = pytest.mark.timeout(900)
@@ -55,6 +59,21 @@ def test_nothing_is_lost_and_no_bill_is_wrong_while_processes_die(stack: Stack) 
     assert outcome.differences == []
     assert outcome.sent.accepted == SECONDS * RATE
     assert all(outcome.during(outage) for outage in outcome.outages)
+
+
+def test_the_commands_of_the_readme_work_in_the_stack(stack: Stack) -> None:
+    lines = [line for block in blocks(README) if block.language == "sh" for line in block.text.splitlines()]
+    typed = [words for line in lines if (words := shlex.split(line, comments=True))[:2] == ["docker", "compose"]]
+    asked = {words[2]: words for words in typed}
+    assert asked.keys() == {"-f", "up", "run", "exec"}
+    assert asked["up"][3:] == ["--build", "--wait"]
+    *options, _, mount, service, command, file = asked["run"][3:]
+    here, there, _ = mount.split(":")
+    assert (options, there, command) == (["--rm", "--no-deps"], file, "apply")
+    stack.meterhouse(service, command, str(Path(here.replace("$PWD", str(ROOT)))))
+    for words in (words for words in typed if words[2] == "exec"):
+        assert words[4] == "meterhouse"
+        stack.meterhouse(words[3], *words[5:])
 
 
 def test_each_process_leaves_well_and_wrote_nowhere_that_it_may_not(stack: Stack) -> None:
