@@ -28,7 +28,9 @@ import yaml
 from tests.services.need import skip_or_fail
 from tests.stack.compose import ROOT, SECRETS, Service
 
-PORTS: Final = {"kafka": 9092, "postgres": 5432, "s3": 7070, "api": 8080, "prometheus": 9090, "alertmanager": 9093}
+PORTS: Final = {
+    "kafka": 9092, "postgres": 5432, "s3": 7070, "api": 8080, "prometheus": 9090, "alertmanager": 9093, "grafana": 3000,
+}  # fmt: skip
 """Inside containers; of all others WORKER_PORT."""
 WORKER_PORT: Final = 9464
 IMAGES: Final[Mapping[str, Sequence[str]]] = {
