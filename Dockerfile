@@ -1,4 +1,12 @@
 # The image of all Meterhouse's processes; the command says which one. `docker compose build` makes it.
+FROM node:22.18.0-bookworm-slim AS pages
+WORKDIR /src
+COPY package.json package-lock.json ./
+RUN npm ci --ignore-scripts
+COPY tools/pages tools/pages
+COPY meterhouse/api/pages meterhouse/api/pages
+RUN node tools/pages/build.mjs
+
 FROM python:3.11.13-slim-bookworm AS made
 WORKDIR /src
 COPY requirements requirements
@@ -8,6 +16,7 @@ RUN python -m venv --without-pip /opt/meterhouse \
  && pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements/build.txt
 COPY pyproject.toml README.md ./
 COPY meterhouse meterhouse
+COPY --from=pages /src/meterhouse/api/pages/static/built meterhouse/api/pages/static/built
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir wheels . \
  && pip --python /opt/meterhouse install --no-cache-dir --no-deps wheels/*.whl
 

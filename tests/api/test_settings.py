@@ -197,7 +197,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str 
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_each_secret_may_stand_in_a_file(name: str, told: Callable[[str, str | bytes], Path]) -> None:
-    texts = {"catalogue": URL, "control": URL, "kafka_options": f"sasl.password={SECRET}"}
+    texts = {"catalogue": URL, "control": URL, "kafka_options": f"sasl.password={SECRET}", "session_secret": SECRET * 6}
     text = texts.get(name, SECRET)
     told(name, f"{text}\n")
     beside = {key: value for key, value in S3.items() if key != name} if name.startswith("s3") else {}
