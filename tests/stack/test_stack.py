@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pages import blocks
+from tests.blocks import blocks
 from tests.services.waiting import until
 from tests.stack.compose import ROOT, document, services
 from tests.stack.soak import soaked
