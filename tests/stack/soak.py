@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -84,6 +85,7 @@ class Outcome:
     differences: list[str] = field(default_factory=list)
     late_s: float = 0.0  # by how much a bill said to be newer than it was, at most
     resident_mib: dict[str, float] = field(default_factory=dict)  # of a process of each kind, at most
+    left: dict[str, list[int]] = field(default_factory=dict)  # exit codes of those that went by themselves
 
     def during(self, outage: Outage) -> list[Answer]:
         return [each for each in self.answers if each.asked_s <= outage.to_s and each.answered_s >= outage.from_s]
@@ -108,6 +110,9 @@ def soaked(stack: Stack, seconds: float, rate: int, lost: Sequence[str]) -> Outc
         outcome = Outcome(sent, answers, outages, time.monotonic() - begin_s)
     judge(stack, outcome)
     outcome.resident_mib = most_resident(stack)
+    for name, container in stack.containers.items():
+        if container.service.restarts and (codes := [code for code in container.codes if code != -signal.SIGKILL]):
+            outcome.left[name] = codes
     return outcome
 
 
@@ -242,6 +247,7 @@ def tell(outcome: Outcome) -> None:
         away = f"{outage.to_s - outage.from_s:.1f} s"
         print(f"{' and '.join(outage.names):24}{away:>10}{len(bills):>7}{len(asked) - len(bills):>6}{oldest:>9}")
     print(", ".join(f"{name} {mib:,.0f} MiB" for name, mib in sorted(outcome.resident_mib.items())))
+    print(f"went by themselves, with their exit codes: {outcome.left or 'none'}")
     print("\n".join(outcome.differences) or "nothing differs; verify is clean")
 
 
