@@ -113,6 +113,8 @@ def soaked(stack: Stack, seconds: float, rate: int, lost: Sequence[str]) -> Outc
     for name, container in stack.containers.items():
         if container.service.restarts and (codes := [code for code in container.codes if code != -signal.SIGKILL]):
             outcome.left[name] = codes
+            if min(codes) < 0:
+                outcome.differences.append(f"{name} broke down: {codes}")
     return outcome
 
 
