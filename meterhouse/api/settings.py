@@ -7,13 +7,14 @@ import re
 import shlex
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final, Literal, Self, get_args
+from typing import Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from meterhouse.api.auth.caller import Family
+from meterhouse.api.secret_files import Environment
 from meterhouse.streams.reconciliation import Limits, Terms
 from meterhouse.warehouse.retention_terms import Retention
 
@@ -30,43 +31,8 @@ RATES: Final = "ingest=60000 admissions=600000 reports=600 exports=60"
 that a person or a nightly program does comes near the others."""
 _RETAINED: Final = ("charges", "node_events", "rejects", "quality")
 _S3_PLACE: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_.-]+)+/?")
-_SECRET_BYTES: Final = 65_536
-"""Of a file with a secret: options of Kafka's client with certificates in them are the largest."""
-
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 """Names of this machine that nobody else reaches."""
-
-
-class _Environment(EnvSettingsSource):
-    """Variables, and of each secret the file that `METERHOUSE_<NAME>_FILE` names: its text without the last line's end.
-    Raises ValueError, which names variables and files and never a secret."""
-
-    def __call__(self) -> dict[str, Any]:
-        found = super().__call__()
-        for name, field in self.settings_cls.model_fields.items():
-            file = self.env_vars.get(f"{self.env_prefix}{name}_file".lower())
-            if file is None or SecretStr not in get_args(field.annotation):
-                continue
-            variable = f"METERHOUSE_{name.upper()}"
-            if name in found:
-                raise ValueError(f"set {variable} or {variable}_FILE, not both")
-            found[name] = _secret_of(Path(file), f"{variable}_FILE")
-        return found
-
-
-def _secret_of(file: Path, variable: str) -> str:
-    try:
-        with file.open("rb") as opened:
-            text = opened.read(_SECRET_BYTES + 1).decode()
-    except OSError as trouble:
-        raise ValueError(f"{variable}: {file} cannot be read ({trouble.strerror})") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{variable}: {file} is no text in UTF-8") from None
-    if len(text) > _SECRET_BYTES or not (secret := text.rstrip("\r\n")):
-        raise ValueError(
-            f"{variable}: {file} is empty or has more than {_SECRET_BYTES:,} bytes: write the secret into it"
-        )
-    return secret
 
 
 class Settings(BaseSettings):
@@ -81,7 +47,7 @@ class Settings(BaseSettings):
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, _Environment(settings_cls)
+        return init_settings, Environment(settings_cls)
 
     home: Path = Field(Path("meterhouse-data"), description="folder of the embedded log, lake and control data")
     kafka_bootstrap: str | None = Field(None, description="address of a Kafka cluster; unset: the embedded log")

@@ -41,8 +41,8 @@ def broken(trouble: Exception) -> bool:
 
 
 def put_away(cursor: duckdb.DuckDBPyConnection) -> None:
-    """Closes a cursor, if it can be. Its transaction is ended before: where the catalogue is gone that fails, and to close
-    it in a transaction that does not end would end the process."""
+    """Closes a cursor, if it can be. Its transaction is ended before: where the catalogue is gone that fails, and to
+    close it while the transaction is open would end the process."""
     try:
         cursor.execute("ROLLBACK")
     except BROKEN:
