@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo pages screenshots test check bench bench-api bench-kafka bench-budgets fmt lock crash kafka release-api litellm notebooks clean
+.PHONY: help demo pages screenshots test check bench bench-api bench-kafka bench-budgets fmt lock crash soak kafka secrets release-api litellm notebooks clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -63,6 +63,12 @@ crash: $(READY) ## kill meters, budget workers, publishers and brokers at random
 	METERHOUSE_KILLS=$(N) METERHOUSE_EMBEDDED_KILLS=$(N) METERHOUSE_CRASH_MINUTES=$(MINUTES) \
 		$(BIN)/python -m pytest tests/crash -m crash --timeout 86400 -s $(ARGS)
 
+soak: $(READY) ## run docker-compose.yml's processes here, 1,000 events/s for five minutes, losing each once (ARGS="--seconds 60")
+	$(BIN)/python -m tests.stack.soak $(ARGS)
+
+secrets: ## make the files of secrets that docker-compose.yml needs, those that are not there yet
+	@tools/make-secrets ops/secrets
+
 kafka: $(READY) ## run a real Kafka here until Ctrl-C, without Docker (ARGS="--brokers 3 --port 9092"); needs Java and Maven
 	$(BIN)/python -m tools.kafka.cluster $(ARGS)
 
@@ -81,9 +87,11 @@ $(LITELLM)/.ready: requirements/litellm.txt tools/make-venv
 # The lock files hold for Linux and macOS, Python 3.11 to 3.13, and name no registry.
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	--python-version 3.11 --custom-compile-command "make lock"
+EXTRAS := --extra apprise --extra quality --extra traces # of the image, which run.txt and build.txt are for
 lock: $(READY) ## write requirements/*.txt anew (ARGS=--upgrade: newest allowed versions)
 	$(LOCK) $(ARGS) pyproject.toml --extra dev -o requirements/dev.txt
-	$(LOCK) $(ARGS) pyproject.toml -c requirements/dev.txt -o requirements/run.txt
+	$(LOCK) $(ARGS) pyproject.toml $(EXTRAS) -c requirements/dev.txt -o requirements/run.txt
+	$(LOCK) $(ARGS) requirements/build.in -c requirements/dev.txt -o requirements/build.txt
 	$(LOCK) $(ARGS) requirements/litellm.in -o requirements/litellm.txt
 
 clean: ## remove what make and the tools made (not meterhouse-data: those are books)

@@ -23,6 +23,7 @@ LONG: Final = (
     "tests/crash/test_chaos.py",
     "tests/crash/test_planted.py",
     "tests/crash/test_kill.py",
+    "tests/stack/test_stack.py",
     "tests/test_readme.py",
     "tests/notebooks/test_notebooks.py",
 )

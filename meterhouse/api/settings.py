@@ -1,4 +1,5 @@
-"""Settings: the only reader of the environment. `METERHOUSE_*` variables, or `--home` on the command line."""
+"""Settings: the only reader of the environment. `METERHOUSE_*` variables, or `--home` on the command line; a secret may
+stand in a file instead, which `METERHOUSE_<NAME>_FILE` names."""
 
 from __future__ import annotations
 
@@ -6,13 +7,14 @@ import re
 import shlex
 from decimal import Decimal
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from meterhouse.api.auth.caller import Family
+from meterhouse.api.secret_files import Environment
 from meterhouse.streams.reconciliation import Limits, Terms
 from meterhouse.warehouse.retention_terms import Retention
 
@@ -29,8 +31,6 @@ RATES: Final = "ingest=60000 admissions=600000 reports=600 exports=60"
 that a person or a nightly program does comes near the others."""
 _RETAINED: Final = ("charges", "node_events", "rejects", "quality")
 _S3_PLACE: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_.-]+)+/?")
-
-
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 """Names of this machine that nobody else reaches."""
 
@@ -42,6 +42,12 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="METERHOUSE_", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, Environment(settings_cls)
 
     home: Path = Field(Path("meterhouse-data"), description="folder of the embedded log, lake and control data")
     kafka_bootstrap: str | None = Field(None, description="address of a Kafka cluster; unset: the embedded log")

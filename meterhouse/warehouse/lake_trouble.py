@@ -41,9 +41,10 @@ def broken(trouble: Exception) -> bool:
 
 
 def put_away(cursor: duckdb.DuckDBPyConnection) -> None:
-    """Closes a cursor, if it can be."""
+    """Closes a cursor, if it can be. Its transaction is ended before: where the catalogue is gone that fails, and to
+    close it while the transaction is open would end the process."""
     try:
-        cursor.execute("SELECT 1")
+        cursor.execute("ROLLBACK")
     except BROKEN:
         bury(cursor)
     except duckdb.Error:

