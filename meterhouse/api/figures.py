@@ -10,6 +10,7 @@ from typing import Any, Final
 from meterhouse.api.alert_desk import NoSuch
 from meterhouse.api.clock import now_us
 from meterhouse.api.paging import Asked, Page, Pages, Reached, Standing
+from meterhouse.api.rate_cards import rate_cards_json
 from meterhouse.api.wiring import House
 from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, EventLog, whole_topic
 from meterhouse.streams.budget import BudgetTable, BudgetTotal
@@ -33,6 +34,7 @@ from meterhouse.warehouse.reports.focus import FocusExport, focus
 from meterhouse.warehouse.reports.focus_query import BillingAccount, FocusQuery
 from meterhouse.warehouse.reports.forecasts import forecasts
 from meterhouse.warehouse.reports.groups import Filters, Selection
+from meterhouse.warehouse.reports.ledger import ledger
 from meterhouse.warehouse.reports.org_tree import org_tree
 from meterhouse.warehouse.reports.reconciliation import reconciliation
 from meterhouse.warehouse.reports.reconciliation_json import reconciled_requests_json, reconciliation_json
@@ -260,6 +262,14 @@ class Reports:
             shown.update(resolution_json(made.get(place_of(line))))
         return document
 
+    def reject(self, place: RejectPlace) -> Json:
+        """One of them. Raises NoSuch: nothing was rejected there, or it is not seen."""
+        page = rejects(self._books, RejectFilter(at=place), None, 1, self.freshness())
+        if not page.lines:
+            raise NoSuch("Nothing was rejected there. `GET /v1/rejects` lists what was.")
+        made = self._house.resolutions.of([place])
+        return {**to_json(page)["rejects"][0], **resolution_json(made.get(place))}
+
     def open_rejects(self, matching: RejectFilter, limit: int) -> Sequence[RejectLine]:
         """The newest `limit` rejects that match and are not done with."""
         return self._rejects(matching, None, limit, False)[0].lines
@@ -286,6 +296,16 @@ class Reports:
         totals = newest_totals(house.log)
         window_hours = house.settings.dedupe_window_hours
         return to_json(verify(house.lake, snapshot, totals, window_hours, self.freshness()))
+
+    def ledger(self) -> Json:
+        """What became of all that was read, by partition. It knows no tenants: for who sees all."""
+        with self._reading() as (books, fresh):
+            return to_json(ledger(books, fresh))
+
+    def rate_cards(self) -> Json:
+        """All prices there are, were and will be, by model."""
+        in_use = {card.id for card in self._control.rate_cards}
+        return rate_cards_json(self._with_every_card(), in_use, now_us())
 
     def _with_every_card(self) -> Snapshot:
         """Control data in force with the replaced rate cards too: charges may name them."""

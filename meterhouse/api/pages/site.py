@@ -15,7 +15,22 @@ from markupsafe import Markup
 from meterhouse.api.auth.caller import LOCAL, Caller
 from meterhouse.api.auth.outside import PAGE
 from meterhouse.api.auth.sessions import FORM_FIELD, Sessions
-from meterhouse.api.pages import assets, chargeback, charges, documentation, looks, menu, overview, sign_in, words
+from meterhouse.api.pages import (
+    assets,
+    audit,
+    chargeback,
+    charges,
+    documentation,
+    looks,
+    menu,
+    overview,
+    pipeline,
+    rate_cards,
+    rejects,
+    sign_in,
+    words,
+)
+from meterhouse.api.pages.checks import Check
 from meterhouse.api.pages.links import Query
 from meterhouse.api.problems import Problem
 
@@ -31,6 +46,7 @@ class Site:
         self.sessions = sessions
         self._behind_s = behind_s
         self.assets = assets.Assets()
+        self.laws, self.chain = Check("The laws are"), Check("The audit log is")
         self._templates = _environment(self.assets)
 
     def page(
@@ -82,7 +98,7 @@ def install(app: FastAPI) -> None:
     """Adds the pages to `app`."""
     house = app.state.house
     app.state.pages = Site(house.authentication.sessions, house.settings.meter_behind_s)
-    for part in (assets, sign_in, documentation, overview, chargeback, charges):
+    for part in (assets, sign_in, documentation, overview, chargeback, charges, rejects, rate_cards, pipeline, audit):
         app.include_router(part.router)
 
 
