@@ -2,7 +2,8 @@
 
 A real server over a lake as `bench.chargeback` builds it, the month that ends today, with budgets and objectives; it
 runs without authentication, and nothing is written meanwhile. Server time is until the whole answer is there. Paint and
-weight are Chromium's, each time with an empty cache. Needs chromium and `make pages`; other pages may be named.
+weight are Chromium's, each time with an empty cache. Needs chromium and `make pages`; other pages may be named, but for
+charges: those of this lake cost what no price says.
 Run: python -m bench.page_speed
 """
 
@@ -30,9 +31,9 @@ from meterhouse.warehouse.reports.query import DAY_US
 
 PAGES: Final = (
     "/overview",
+    "/overview/risks",
     "/chargeback",
     "/chargeback?range=last-30-days&by=application&then=model",
-    "/charges?range=today",
     "/rejects",
     "/rate-cards",
     "/pipeline",

@@ -32,6 +32,7 @@ ROLES: Final = ("admin", "finance", "auditor", "product_owner")
 """Those who read pages."""
 PAGES: Final = (
     "/overview",
+    "/overview/risks",
     "/chargeback",
     "/chargeback?range=last-7-days&by=application&then=model",
     "/chargeback?range=last-30-days&by=kind",
@@ -44,7 +45,7 @@ PAGES: Final = (
     "/pipeline",
     "/audit",
 )
-NAMELESS: Final = ("by=kind", "/rejects/", "/pipeline", "/audit")
+NAMELESS: Final = ("/overview/risks", "by=kind", "/rejects/", "/pipeline", "/audit")
 """In paths of pages that name no tenant, or the first one alone."""
 
 

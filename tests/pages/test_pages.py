@@ -93,6 +93,8 @@ def test_the_overviews_figures_are_those_of_the_api(reader: Reader, doors: Gateh
     month, by_day = (doors.ask("finance", path).json() for path in ("/v1/forecast", "/v1/chargeback?group_by=day"))
     assert reader.figure("#figure-month .large") == by_day["total"]["cost"]
     assert reader.figure("#figure-today .large") == by_day["lines"][-1]["cost"]
+    budgets = doors.ask("finance", "/v1/budgets").json()["budgets"]
+    reader.page.get_by_text(f"of {len(budgets)}: over a threshold").wait_for()
     # A forecast moves with the clock: by the second, not by the cent.
     told, shown = (Decimal(each) for each in (month["total"]["forecast"], reader.figure("#figure-forecast .large")))
     assert abs(told - shown) < Decimal("0.01") * max(told, 1)
