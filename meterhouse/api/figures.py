@@ -11,10 +11,9 @@ from meterhouse.api.alert_desk import NoSuch
 from meterhouse.api.clock import now_us
 from meterhouse.api.paging import Asked, Page, Pages, Reached, Standing
 from meterhouse.api.rate_cards import rate_cards_json
+from meterhouse.api.records import newest_totals, record_json, resolution_json
 from meterhouse.api.wiring import House
-from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, EventLog, whole_topic
-from meterhouse.streams.budget import BudgetTable, BudgetTotal
-from meterhouse.streams.budget_totals import read_total, read_total_key
+from meterhouse.ingest.log import USAGE_EVENTS
 from meterhouse.streams.control import EMPTY, Snapshot
 from meterhouse.warehouse.books import Books, OneRead, SeenBooks, look_ahead
 from meterhouse.warehouse.lake import Cursor
@@ -28,7 +27,7 @@ from meterhouse.warehouse.reports.change_json import (
     org_tree_json,
 )
 from meterhouse.warehouse.reports.chargeback import Chargeback, chargeback, default_range
-from meterhouse.warehouse.reports.charges import Charge, ChargePlace, Wanted, charge_at, charges
+from meterhouse.warehouse.reports.charges import ChargePlace, Wanted, charge_at, charges
 from meterhouse.warehouse.reports.comparison import comparison, explanation
 from meterhouse.warehouse.reports.focus import FocusExport, focus
 from meterhouse.warehouse.reports.focus_query import BillingAccount, FocusQuery
@@ -41,7 +40,7 @@ from meterhouse.warehouse.reports.reconciliation_json import reconciled_requests
 from meterhouse.warehouse.reports.reconciliation_requests import RequestPlace, WantedRequests, reconciled_requests
 from meterhouse.warehouse.reports.rejects import Place, RejectFilter, RejectLine, Rejects, rejects
 from meterhouse.warehouse.reports.slo import slo
-from meterhouse.warehouse.reports.to_json import charge_json, rfc3339, to_json
+from meterhouse.warehouse.reports.to_json import charge_json, to_json
 from meterhouse.warehouse.reports.usage import Every, Usage, usage
 from meterhouse.warehouse.verify import verify
 from meterhouse.warehouse.view import View
@@ -361,49 +360,5 @@ def _is_done(resolution: Resolution | None) -> bool:
     return resolution is not None and resolution.state == "done"
 
 
-def record_json(log: EventLog, charge: Charge) -> Json:
-    """Where a charge's record is, and how large; not what it says, which may be a prompt."""
-    _, partition, offset, index = charge.place
-    kept = log.begin_offsets(USAGE_EVENTS).get(partition, 0) <= offset < log.end_offsets(USAGE_EVENTS).get(partition, 0)
-    records = log.read(USAGE_EVENTS, partition, offset, 1) if kept else None
-    size = len(records.values[0] or b"") if records and records.offsets[0] == offset else None
-    return {
-        "topic": USAGE_EVENTS,
-        "partition": partition,
-        "offset": offset,
-        "index": index,
-        "arrived": rfc3339(charge.arrived_us),
-        "kept": size is not None,
-        "bytes": size,
-    }
-
-
-_STATES: Final = {"requeue": "requeued", "repair": "repaired", "discard": "discarded"}
 _REJECTS_READ: Final = 100
 """Rejects read at a time, where those that are done with are left out: payloads are kilobytes."""
-
-
-def resolution_json(resolution: Resolution | None) -> Json:
-    """What was done about a reject: `open`, `pending` (begun, not known to be sent), or how it ended."""
-    if resolution is None:
-        return {"state": "open", "resolved": None, "resolved_by": None, "note": None}
-    return {
-        "state": _STATES[resolution.action] if resolution.state == "done" else "pending",
-        "resolved": rfc3339(resolution.at_us),
-        "resolved_by": resolution.by,
-        "note": resolution.note,
-    }
-
-
-def newest_totals(log: EventLog) -> list[BudgetTotal]:
-    """What the compacted topic of budget totals says now: the newest total per budget, window and partition, which need
-    not be the last record: a meter that lost a partition and does not know it yet repeats older ones."""
-    table = BudgetTable()
-    for records in whole_topic(log, BUDGET_TOTALS):
-        for key, value in zip(records.keys, records.values, strict=True):
-            if value is None:
-                budget_id, start_us, end_us, partition = read_total_key(key or b"")
-                table.forget(budget_id, (start_us, end_us), partition)
-            else:
-                table.hear(read_total(key or b"", value))
-    return [total for which in table.windows() for total in table.totals(*which)]
