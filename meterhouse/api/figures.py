@@ -263,7 +263,8 @@ class Reports:
 
     def reject(self, place: RejectPlace) -> Json:
         """One of them. Raises NoSuch: nothing was rejected there, or it is not seen."""
-        page = rejects(self._books, RejectFilter(at=place), None, 1, self.freshness())
+        with self._reading() as (books, fresh):
+            page = rejects(books, RejectFilter(at=place), None, 1, fresh)
         if not page.lines:
             raise NoSuch("Nothing was rejected there. `GET /v1/rejects` lists what was.")
         made = self._house.resolutions.of([place])
@@ -278,13 +279,14 @@ class Reports:
     ) -> tuple[Rejects, dict[RejectPlace, Resolution]]:
         known: dict[RejectPlace, Resolution] = {}
         kept: list[RejectLine] = []
-        while True:
-            page = rejects(self._books, matching, place, max(limit, _REJECTS_READ), self.freshness())
-            known |= self._house.resolutions.of(map(place_of, page.lines))
-            kept += [line for line in page.lines if resolved or not _is_done(known.get(place_of(line)))]
-            place = page.next
-            if place is None or len(kept) >= limit:
-                break
+        with self._reading() as (books, fresh):
+            while True:
+                page = rejects(books, matching, place, max(limit, _REJECTS_READ), fresh)
+                known |= self._house.resolutions.of(map(place_of, page.lines))
+                kept += [line for line in page.lines if resolved or not _is_done(known.get(place_of(line)))]
+                place = page.next
+                if place is None or len(kept) >= limit:
+                    break
         more = len(kept) > limit or place is not None
         return replace(page, lines=tuple(kept[:limit]), next=kept[limit - 1].place if more else None), known
 
