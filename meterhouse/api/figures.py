@@ -9,9 +9,10 @@ from typing import Any, Final
 
 from meterhouse.api.alert_desk import NoSuch
 from meterhouse.api.clock import now_us
+from meterhouse.api.log_json import newest_totals, record_json
 from meterhouse.api.paging import Asked, Page, Pages, Reached, Standing
 from meterhouse.api.rate_cards import rate_cards_json
-from meterhouse.api.records import newest_totals, record_json, resolution_json
+from meterhouse.api.resolutions import resolution_json
 from meterhouse.api.wiring import House
 from meterhouse.ingest.log import USAGE_EVENTS
 from meterhouse.streams.control import EMPTY, Snapshot

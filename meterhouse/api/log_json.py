@@ -1,14 +1,12 @@
-"""What the log and the control database say beside a figure: a charge's record, what was done about a reject, and the
-newest budget totals."""
+"""What the log itself says beside the lake: where a charge's record is, and the newest totals of budgets."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, EventLog, whole_topic
 from meterhouse.streams.budget import BudgetTable, BudgetTotal
 from meterhouse.streams.budget_totals import read_total, read_total_key
-from meterhouse.warehouse.reject_resolutions import Resolution
 from meterhouse.warehouse.reports.charges import Charge
 from meterhouse.warehouse.reports.to_json import rfc3339
 
@@ -29,21 +27,6 @@ def record_json(log: EventLog, charge: Charge) -> Json:
         "arrived": rfc3339(charge.arrived_us),
         "kept": size is not None,
         "bytes": size,
-    }
-
-
-_STATES: Final = {"requeue": "requeued", "repair": "repaired", "discard": "discarded"}
-
-
-def resolution_json(resolution: Resolution | None) -> Json:
-    """What was done about a reject: `open`, `pending` (begun, not known to be sent), or how it ended."""
-    if resolution is None:
-        return {"state": "open", "resolved": None, "resolved_by": None, "note": None}
-    return {
-        "state": _STATES[resolution.action] if resolution.state == "done" else "pending",
-        "resolved": rfc3339(resolution.at_us),
-        "resolved_by": resolution.by,
-        "note": resolution.note,
     }
 
 
