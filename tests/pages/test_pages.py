@@ -138,7 +138,7 @@ def test_from_the_overview_to_the_application_and_the_model_that_made_a_bill_gro
     most = max(lines, key=lambda line: abs(Decimal(line["difference"])))
     assert first[:2] == [most["application"], most["model"]]
     reader.page.locator("#lines tbody tr").first.get_by_role("link", name="events").click()
-    assert reader.page.locator("#charges tbody tr").count() > 0
+    reader.page.locator("#charges tbody tr").first.wait_for()
     filters = {"tenant=acme", f"application={most['application']}", f"model={most['model']}"}
     assert filters <= set(reader.page.url.partition("?")[2].split("&"))
 
