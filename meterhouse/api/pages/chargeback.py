@@ -20,7 +20,7 @@ from meterhouse.api.pages.asked import GROUPS, GroupsOf, RangeOf, span_of
 from meterhouse.api.pages.charts import NONE, Chart, Row, over_time
 from meterhouse.api.pages.compared import lines_of
 from meterhouse.api.pages.links import Query
-from meterhouse.api.pages.ranges import NAMES, Range, range_of
+from meterhouse.api.pages.ranges import AXES, NAMES, Range, range_of
 from meterhouse.api.pages.words import amount, column, day_of_month, decimals_for
 from meterhouse.api.problems import Problem
 from meterhouse.api.schemas import reports as schemas
@@ -40,8 +40,6 @@ DEEPER: Final[Mapping[str, str]] = {
     "model": "kind",
 }
 """What a line is laid out by when it is opened."""
-MAX_DAYS: Final = 92
-"""Bars that a reader tells apart; longer ranges are shown by month."""
 MAX_LINES: Final = 500
 """Of the table: what a person reads, and 200 kB. Files have them all."""
 PARTS: Final[Mapping[str, str]] = {
@@ -117,16 +115,14 @@ def api_query(query: Query, chosen: Range) -> Query:
 
 def timeline(reports: Reports, chosen: Range, group: str, filters: Filters) -> Chart:
     """Costs over time by one group, each step of the range there."""
-    days = (chosen.to_us - chosen.from_us) / 86_400_000_000
-    step = "hour" if days <= 2 else "day" if days <= MAX_DAYS else "month"
+    step = chosen.step
     report = reports.chargeback(span_of(chosen), (step, group), filters)
     series, rows = over_time(report["lines"], step, group)
     if step == "day" and rows:
         rows = _each_day(rows, chosen, len(series))
         rows = tuple(replace(row, label=day_of_month(row.label)) for row in rows)
-    axis = {"hour": "Hour (UTC)", "day": "Day (UTC)", "month": "Month (UTC)"}[step]
     title = f"Cost per {step} by {GROUPS[group].lower()}"
-    return Chart("timeline", title, report["currency"], "stacked", axis, series, rows)
+    return Chart("timeline", title, report["currency"], "stacked", AXES[step], series, rows)
 
 
 def _each_day(rows: tuple[Row, ...], chosen: Range, width: int) -> tuple[Row, ...]:

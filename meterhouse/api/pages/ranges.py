@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Final
+from typing import Final, Literal
 
 from meterhouse.warehouse.reports.groups import datetime_of, microseconds_of
 
@@ -19,6 +19,10 @@ NAMES: Final[Mapping[str, str]] = {
     "given": "Dates",
 }
 OTHERWISE: Final = "this-month"
+MAX_DAYS: Final = 92
+"""Bars that a reader tells apart; longer ranges are shown by month."""
+Step = Literal["hour", "day", "month"]
+AXES: Final[Mapping[Step, str]] = {"hour": "Hour (UTC)", "day": "Day (UTC)", "month": "Month (UTC)"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,12 @@ class Range:
     def end_day(self) -> str:
         """The first day that is not of it."""
         return datetime_of(self.to_us).date().isoformat()
+
+    @property
+    def step(self) -> Step:
+        """What it is shown by, over time."""
+        days = (self.to_us - self.from_us) / 86_400_000_000
+        return "hour" if days <= 2 else "day" if days <= MAX_DAYS else "month"
 
     @property
     def in_words(self) -> str:
