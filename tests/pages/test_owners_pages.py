@@ -84,7 +84,7 @@ def test_an_objectives_figures_are_those_of_the_api(reader: Reader, doors: Gateh
     reader.sign_in(doors.keys["finance"])
     reader.open("/slo?objective=assistant-up")
     said = {each["id"]: each for each in doors.ask("finance", "/v1/slo").json()["objectives"]}
-    rows = {row[0].split()[0]: (row[4], row[5]) for row in texts(reader, "#objectives")}
+    rows = {row[0].split()[0]: (row[5], row[6]) for row in texts(reader, "#objectives")}
     assert rows == {name: (str(each["total"] - each["good"]), str(each["total"])) for name, each in said.items()}
     chosen = said["assistant-up"]
     left, even = values(reader, "#burn-down tbody tr:last-child")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
 from http import HTTPStatus
 from typing import Annotated, Any, Final
@@ -20,12 +19,12 @@ from meterhouse.api.figures import Reports
 from meterhouse.api.operations import PAGES
 from meterhouse.api.pages.asked import RangeOf, span_of
 from meterhouse.api.pages.chargeback import MAX_LINES, timeline
-from meterhouse.api.pages.charts import Chart, Row
+from meterhouse.api.pages.charts import Chart, Row, label_of
 from meterhouse.api.pages.compared import Line, lines_of
 from meterhouse.api.pages.links import Query
 from meterhouse.api.pages.ranges import AXES, NAMES, Range, Step, range_of
-from meterhouse.api.pages.words import Amount, day_of_month, percent, seconds, whole
-from meterhouse.warehouse.reports.groups import Filters, datetime_of
+from meterhouse.api.pages.words import Amount, percent, seconds, whole
+from meterhouse.warehouse.reports.groups import Filters
 
 router = APIRouter(include_in_schema=False, tags=[PAGES], dependencies=only(Permission.read_reports))
 
@@ -98,7 +97,7 @@ def application_page(
     shown = common | {
         "title": "Applications",
         "currency": compared["currency"],
-        "lines": lines[:MAX_LINES],
+        "lines": sorted(lines, key=lambda line: -Decimal(line.now.exact))[:MAX_LINES],
         "left_out": len(lines[MAX_LINES:]),
         "total": total,
     }
@@ -158,7 +157,7 @@ def charts(chosen: Range, usage: Iterable[Mapping[str, Any]], latencies: Iterabl
     times = _times(chosen, sorted(lines.keys() | measured.keys()))
     uses = {time: Use.of(lines.get(time, ())) for time in times}
     asked = [name for name in STATUSES if name == "ok" or any(use.by_status[name] for use in uses.values())]
-    labels = {time: _label(time, step) for time in times}
+    labels = {time: label_of(time, step) for time in times}
     requests = tuple(
         Row(labels[time], tuple(whole(use.by_status[name]) for name in asked)) for time, use in uses.items()
     )
@@ -199,12 +198,4 @@ def _times(chosen: Range, known: list[str]) -> list[str]:
     """Those that are known, and of hours and days those without a request too, up to the last with one."""
     if not known or chosen.step == "month":
         return known
-    step_us = 3_600_000_000 if chosen.step == "hour" else 86_400_000_000
-    first_us = chosen.from_us // step_us * step_us
-    every = (datetime_of(at_us).isoformat().replace("+00:00", "Z") for at_us in range(first_us, chosen.to_us, step_us))
-    return [time for time in every if time <= known[-1]]
-
-
-def _label(time: str, step: Step) -> str:
-    moment = datetime.fromisoformat(time)
-    return f"{moment:%b %Y}" if step == "month" else f"{moment:%-d %b, %H:%M}" if step == "hour" else day_of_month(time)
+    return [time for time in chosen.times() if time <= known[-1]]

@@ -17,8 +17,8 @@ from meterhouse.api.auth.guard import only
 from meterhouse.api.dependencies import ReportsOf
 from meterhouse.api.figures import Span
 from meterhouse.api.operations import PAGES
-from meterhouse.api.pages.charts import Chart, Row
-from meterhouse.api.pages.words import day_of_month, percent
+from meterhouse.api.pages.charts import Chart, Row, label_of
+from meterhouse.api.pages.words import percent
 from meterhouse.api.problems import Problem
 from meterhouse.warehouse.reports.slo import burn_rules
 
@@ -101,16 +101,15 @@ def allowed(objective: Mapping[str, Any]) -> int:
 
 
 def burn_down_chart(report: Mapping[str, Any]) -> Chart:
-    hourly = report["step_seconds"] == _HOUR_S
+    name = "hour" if report["step_seconds"] == _HOUR_S else "day"
     steps = report["steps"] if report["total"] else ()
     rows = tuple(
         Row(
-            f"{datetime.fromisoformat(step['time']):%-d %b, %H:%M}" if hourly else day_of_month(step["time"]),
+            label_of(step["time"], name),
             (percent(step["error_budget_left"]), percent(step["even"])),
         )
         for step in steps
     )
-    name = "hour" if hourly else "day"
     axis, series = f"{name.capitalize()} (UTC)", ("Left", "If used evenly")
     note = f"At the end of each {name}, of what the target allows in the whole window. Below 0 the objective is missed."
     return Chart("burn-down", "Error budget left", "%", "line", axis, series, rows, note)
