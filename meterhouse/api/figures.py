@@ -9,11 +9,10 @@ from typing import Any, Final
 
 from meterhouse.api.alert_desk import NoSuch
 from meterhouse.api.clock import now_us
+from meterhouse.api.log_json import newest_totals, record_json
 from meterhouse.api.paging import Asked, Page, Pages, Reached, Standing
 from meterhouse.api.wiring import House
-from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, EventLog, whole_topic
-from meterhouse.streams.budget import BudgetTable, BudgetTotal
-from meterhouse.streams.budget_totals import read_total, read_total_key
+from meterhouse.ingest.log import USAGE_EVENTS
 from meterhouse.streams.control import EMPTY, Snapshot
 from meterhouse.warehouse.books import Books, OneRead, SeenBooks, look_ahead
 from meterhouse.warehouse.lake import Cursor
@@ -28,7 +27,7 @@ from meterhouse.warehouse.reports.change_json import (
     org_tree_json,
 )
 from meterhouse.warehouse.reports.chargeback import Chargeback, chargeback, default_range
-from meterhouse.warehouse.reports.charges import Charge, ChargePlace, Wanted, charge_at, charges
+from meterhouse.warehouse.reports.charges import ChargePlace, Wanted, charge_at, charges
 from meterhouse.warehouse.reports.comparison import comparison, explanation
 from meterhouse.warehouse.reports.focus import FocusExport, focus
 from meterhouse.warehouse.reports.focus_query import BillingAccount, FocusQuery
@@ -369,23 +368,6 @@ def _is_done(resolution: Resolution | None) -> bool:
     return resolution is not None and resolution.state == "done"
 
 
-def record_json(log: EventLog, charge: Charge) -> Json:
-    """Where a charge's record is, and how large; not what it says, which may be a prompt."""
-    _, partition, offset, index = charge.place
-    kept = log.begin_offsets(USAGE_EVENTS).get(partition, 0) <= offset < log.end_offsets(USAGE_EVENTS).get(partition, 0)
-    records = log.read(USAGE_EVENTS, partition, offset, 1) if kept else None
-    size = len(records.values[0] or b"") if records and records.offsets[0] == offset else None
-    return {
-        "topic": USAGE_EVENTS,
-        "partition": partition,
-        "offset": offset,
-        "index": index,
-        "arrived": rfc3339(charge.arrived_us),
-        "kept": size is not None,
-        "bytes": size,
-    }
-
-
 _STATES: Final = {"requeue": "requeued", "repair": "repaired", "discard": "discarded"}
 _REJECTS_READ: Final = 100
 """Rejects read at a time, where those that are done with are left out: payloads are kilobytes."""
@@ -401,17 +383,3 @@ def resolution_json(resolution: Resolution | None) -> Json:
         "resolved_by": resolution.by,
         "note": resolution.note,
     }
-
-
-def newest_totals(log: EventLog) -> list[BudgetTotal]:
-    """What the compacted topic of budget totals says now: the newest total per budget, window and partition, which need
-    not be the last record: a meter that lost a partition and does not know it yet repeats older ones."""
-    table = BudgetTable()
-    for records in whole_topic(log, BUDGET_TOTALS):
-        for key, value in zip(records.keys, records.values, strict=True):
-            if value is None:
-                budget_id, start_us, end_us, partition = read_total_key(key or b"")
-                table.forget(budget_id, (start_us, end_us), partition)
-            else:
-                table.hear(read_total(key or b"", value))
-    return [total for which in table.windows() for total in table.totals(*which)]
