@@ -21,6 +21,7 @@ from meterhouse.api.workers import Workers
 from meterhouse.warehouse.control_file import parse
 from meterhouse.warehouse.control_plan import plan
 from tests.api.doors import CONTROL, Gatehouse, gatehouse
+from tests.services.waiting import until
 
 ROOT: Final = Path(__file__).parents[2]
 AXE: Final = ROOT / "node_modules" / "axe-core" / "axe.min.js"
@@ -93,6 +94,7 @@ def place(folder: Path) -> Iterator[Gatehouse]:
         assert answer.status_code == 204, answer.text
         with Workers(doors.house) as workers:
             workers.run_until_idle(threading.Event())
+        until(lambda: doors.house.admissions.gate.ready)
         yield doors
 
 
