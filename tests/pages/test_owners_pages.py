@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -70,6 +71,13 @@ def test_an_applications_figures_are_those_of_the_api(reader: Reader, doors: Gat
     drawn = [Decimal(value) * 1000 for value in values(reader, "#latency-duration tbody")]
     expected = [Decimal(str(line["duration_ms"][name])) for line in told["lines"] for name in ("p50", "p95", "p99")]
     assert drawn == expected != []
+
+
+def test_a_long_range_is_shown_by_month(doors: Gatehouse) -> None:
+    today = datetime.now(UTC).date()
+    days = {"from": f"{today.year - 1}-01-01", "to": f"{today.year + 1}-01-01"}
+    page = doors.ask("finance", "/application", params={"application": "search", **days}).text
+    assert page.count(f'<th scope="row">{today:%b %Y}</th>') == 4  # of charts; the search's first tokens are not timed
 
 
 def test_who_sees_one_application_lands_on_it(reader: Reader, doors: Gatehouse) -> None:

@@ -11,6 +11,7 @@ from meterhouse.warehouse.books import Books
 from meterhouse.warehouse.reports.as_of import AsOf, Freshness, as_of
 from meterhouse.warehouse.reports.groups import check_range, floor_sql
 from meterhouse.warehouse.reports.query import DAY_US, HOUR_US, MINUTE_US, Query, between
+from meterhouse.warehouse.reports.removed import check_there
 from meterhouse.warehouse.reports.slo import Ratio, judged
 
 WORST: Final = 10
@@ -49,12 +50,14 @@ def burn_down(
     """Over the objective's window that ends at `at_us`, exact, from charges.
 
     The budget is that of the whole window: as many bad requests as its target allows of all that were judged in it.
-    So the last step is what the objective's report says is left.
+    So the last step is what the objective's report says is left. Raises ReportError as it does, of charges that were
+    removed.
     """
     from_us = at_us - objective.window_days * DAY_US
     check_range(from_us, at_us)
     step_us = HOUR_US if objective.window_days <= HOURLY_DAYS else DAY_US
     with books.read() as cursor:
+        check_there(cursor, from_us, at_us)
         rows = minutes_query(snapshot, objective, (from_us, at_us), step_us).rows(cursor)
         figures_as_of = as_of(books, cursor, freshness)
     found = [(worst, int(start_us), Ratio(int(good), int(total))) for worst, start_us, good, total in rows]

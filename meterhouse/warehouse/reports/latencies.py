@@ -21,7 +21,8 @@ from meterhouse.warehouse.reports.groups import (
     one_of,
 )
 from meterhouse.warehouse.reports.histograms import Percentiles, histogram_rows, percentiles
-from meterhouse.warehouse.reports.query import Condition
+from meterhouse.warehouse.reports.query import Condition, pieces
+from meterhouse.warehouse.reports.removed import check_there
 
 LATENCY_GROUPS: Final = ("tenant", "application", "model", "provider")
 """What a stored histogram knows of its requests."""
@@ -64,6 +65,9 @@ def latencies(
     groups = chosen(group_by, LATENCY_GROUPS)
     window = selection.from_us, selection.to_us
     with books.read() as cursor:
+        for part in pieces(*window, "rollup_hour"):
+            if part.table != "rollup_hour":  # from charges: there are no histograms of less than an hour
+                check_there(cursor, part.from_us, part.to_us)
         rows = histogram_rows(cursor, window, _filtered(selection.filters), _keys(groups, every))
         figures_as_of = as_of(books, cursor, freshness)
     found: dict[_Key, list[tuple[Any, ...]]] = {}
