@@ -20,7 +20,8 @@ from meterhouse.warehouse.books import Books, OneRead, SeenBooks, look_ahead
 from meterhouse.warehouse.lake import Cursor
 from meterhouse.warehouse.reject_resolutions import RejectPlace, Resolution
 from meterhouse.warehouse.reports.as_of import Freshness, Positions, newest_positions
-from meterhouse.warehouse.reports.budgets import budgets
+from meterhouse.warehouse.reports.budgets import budgets, with_limit
+from meterhouse.warehouse.reports.burn_down import burn_down
 from meterhouse.warehouse.reports.change_json import (
     comparison_json,
     explanation_json,
@@ -34,6 +35,7 @@ from meterhouse.warehouse.reports.focus import FocusExport, focus
 from meterhouse.warehouse.reports.focus_query import BillingAccount, FocusQuery
 from meterhouse.warehouse.reports.forecasts import forecasts
 from meterhouse.warehouse.reports.groups import Filters, Selection
+from meterhouse.warehouse.reports.latencies import Step, latencies
 from meterhouse.warehouse.reports.ledger import ledger
 from meterhouse.warehouse.reports.org_tree import org_tree
 from meterhouse.warehouse.reports.reconciliation import reconciliation
@@ -211,6 +213,32 @@ class Reports:
         with self._reading() as (books, fresh):
             between = span.or_none(fresh.read_at_us)
             return to_json(budgets(books, self._control, fresh.read_at_us, between, fresh))
+
+    def budget_if(self, budget_id: str, limit: str) -> Json:
+        """What `budgets` would say of one with another limit; nothing is kept. `limit`: in the budget's unit. Raises
+        NoSuch, and ReportError where the limit is none."""
+        control = self._control
+        found = next((budget for budget in control.budgets if budget.id == budget_id), None)
+        if found is None:
+            raise NoSuch("There is no such budget. `GET /v1/budgets` lists them.")
+        supposed = replace(control, budgets=(with_limit(found, limit),))
+        with self._reading() as (books, fresh):
+            [line] = to_json(budgets(books, supposed, fresh.read_at_us, None, fresh))["budgets"]
+        return {"budget": line}
+
+    def burn_down(self, objective_id: str) -> Json:
+        """Of an objective's window that ends now. Raises NoSuch."""
+        control = self._control
+        found = next((objective for objective in control.objectives if objective.id == objective_id), None)
+        if found is None:
+            raise NoSuch("There is no such objective. `GET /v1/slo` lists them.")
+        with self._reading() as (books, fresh):
+            return to_json(burn_down(books, control, found, fresh.read_at_us, fresh))
+
+    def latencies(self, span: Span, group_by: Sequence[str], every: Step, filters: Filters) -> Json:
+        with self._reading() as (books, fresh):
+            selection = Selection(*span.or_month(fresh.read_at_us), filters)
+            return to_json(latencies(books, selection, group_by, every, fresh))
 
     def org_tree(self, span: Span, filters: Filters) -> Json:
         with self._reading() as (books, fresh):

@@ -20,6 +20,9 @@ class Entry:
 MENU: Final = (
     Entry("/overview", "Overview", Permission.read_reports),
     Entry("/chargeback", "Chargeback", Permission.read_reports),
+    Entry("/application", "Applications", Permission.read_reports),
+    Entry("/slo", "Objectives", Permission.read_reports),
+    Entry("/budgets", "Budgets", Permission.read_reports),
     Entry("/rejects", "Rejects", Permission.read_rejects),
     Entry("/rate-cards", "Rate cards", Permission.read_reports),
     Entry("/pipeline", "Pipeline", Permission.read_quality),

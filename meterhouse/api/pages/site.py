@@ -17,13 +17,16 @@ from meterhouse.api.auth.caller import LOCAL, Caller
 from meterhouse.api.auth.outside import PAGE
 from meterhouse.api.auth.sessions import FORM_FIELD, Sessions
 from meterhouse.api.pages import (
+    application,
     assets,
     audit,
+    budgets,
     chargeback,
     charges,
     documentation,
     looks,
     menu,
+    objectives,
     overview,
     pipeline,
     rate_cards,
@@ -104,7 +107,9 @@ def install(app: FastAPI) -> None:
     """Adds the pages to `app`."""
     house = app.state.house
     app.state.pages = Site(house.authentication.sessions, house.settings.meter_behind_s)
-    for part in (assets, sign_in, documentation, overview, chargeback, charges, rejects, rate_cards, pipeline, audit):
+    operating = (rejects, rate_cards, pipeline, audit)
+    owning = (application, objectives, budgets)
+    for part in (assets, sign_in, documentation, overview, chargeback, charges, *owning, *operating):
         app.include_router(part.router)
 
 
@@ -130,6 +135,7 @@ def _environment(files: assets.Assets) -> Environment:
         lasting=words.span,
         measured=words.measured,
         of=words.of,
+        seconds=words.seconds,
         share=words.share,
     )
     templates.globals.update(asset=files.path, nothing=Markup(words.NOTHING))
