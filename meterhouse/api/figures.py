@@ -9,17 +9,17 @@ from typing import Any, Final
 
 from meterhouse.api.alert_desk import NoSuch
 from meterhouse.api.clock import now_us
+from meterhouse.api.log_json import newest_totals, record_json
 from meterhouse.api.paging import Asked, Page, Pages, Reached, Standing
 from meterhouse.api.wiring import House
-from meterhouse.ingest.log import BUDGET_TOTALS, USAGE_EVENTS, EventLog, whole_topic
-from meterhouse.streams.budget import BudgetTable, BudgetTotal
-from meterhouse.streams.budget_totals import read_total, read_total_key
+from meterhouse.ingest.log import USAGE_EVENTS
 from meterhouse.streams.control import EMPTY, Snapshot
 from meterhouse.warehouse.books import Books, OneRead, SeenBooks, look_ahead
 from meterhouse.warehouse.lake import Cursor
 from meterhouse.warehouse.reject_resolutions import RejectPlace, Resolution
 from meterhouse.warehouse.reports.as_of import Freshness, Positions, newest_positions
-from meterhouse.warehouse.reports.budgets import budgets
+from meterhouse.warehouse.reports.budgets import budgets, with_limit
+from meterhouse.warehouse.reports.burn_down import burn_down
 from meterhouse.warehouse.reports.change_json import (
     comparison_json,
     explanation_json,
@@ -27,12 +27,13 @@ from meterhouse.warehouse.reports.change_json import (
     org_tree_json,
 )
 from meterhouse.warehouse.reports.chargeback import Chargeback, chargeback, default_range
-from meterhouse.warehouse.reports.charges import Charge, ChargePlace, Wanted, charge_at, charges
+from meterhouse.warehouse.reports.charges import ChargePlace, Wanted, charge_at, charges
 from meterhouse.warehouse.reports.comparison import comparison, explanation
 from meterhouse.warehouse.reports.focus import FocusExport, focus
 from meterhouse.warehouse.reports.focus_query import BillingAccount, FocusQuery
 from meterhouse.warehouse.reports.forecasts import forecasts
 from meterhouse.warehouse.reports.groups import Filters, Selection
+from meterhouse.warehouse.reports.latencies import Step, latencies
 from meterhouse.warehouse.reports.org_tree import org_tree
 from meterhouse.warehouse.reports.reconciliation import reconciliation
 from meterhouse.warehouse.reports.reconciliation_json import reconciled_requests_json, reconciliation_json
@@ -210,6 +211,32 @@ class Reports:
             between = span.or_none(fresh.read_at_us)
             return to_json(budgets(books, self._control, fresh.read_at_us, between, fresh))
 
+    def budget_if(self, budget_id: str, limit: str) -> Json:
+        """What `budgets` would say of one with another limit; nothing is kept. `limit`: in the budget's unit. Raises
+        NoSuch, and ReportError where the limit is none."""
+        control = self._control
+        found = next((budget for budget in control.budgets if budget.id == budget_id), None)
+        if found is None:
+            raise NoSuch("There is no such budget. `GET /v1/budgets` lists them.")
+        supposed = replace(control, budgets=(with_limit(found, limit),))
+        with self._reading() as (books, fresh):
+            [line] = to_json(budgets(books, supposed, fresh.read_at_us, None, fresh))["budgets"]
+        return {"budget": line}
+
+    def burn_down(self, objective_id: str) -> Json:
+        """Of an objective's window that ends now. Raises NoSuch."""
+        control = self._control
+        found = next((objective for objective in control.objectives if objective.id == objective_id), None)
+        if found is None:
+            raise NoSuch("There is no such objective. `GET /v1/slo` lists them.")
+        with self._reading() as (books, fresh):
+            return to_json(burn_down(books, control, found, fresh.read_at_us, fresh))
+
+    def latencies(self, span: Span, group_by: Sequence[str], every: Step, filters: Filters) -> Json:
+        with self._reading() as (books, fresh):
+            selection = Selection(*span.or_month(fresh.read_at_us), filters)
+            return to_json(latencies(books, selection, group_by, every, fresh))
+
     def org_tree(self, span: Span, filters: Filters) -> Json:
         with self._reading() as (books, fresh):
             selection = Selection(*span.or_month(fresh.read_at_us), filters)
@@ -341,23 +368,6 @@ def _is_done(resolution: Resolution | None) -> bool:
     return resolution is not None and resolution.state == "done"
 
 
-def record_json(log: EventLog, charge: Charge) -> Json:
-    """Where a charge's record is, and how large; not what it says, which may be a prompt."""
-    _, partition, offset, index = charge.place
-    kept = log.begin_offsets(USAGE_EVENTS).get(partition, 0) <= offset < log.end_offsets(USAGE_EVENTS).get(partition, 0)
-    records = log.read(USAGE_EVENTS, partition, offset, 1) if kept else None
-    size = len(records.values[0] or b"") if records and records.offsets[0] == offset else None
-    return {
-        "topic": USAGE_EVENTS,
-        "partition": partition,
-        "offset": offset,
-        "index": index,
-        "arrived": rfc3339(charge.arrived_us),
-        "kept": size is not None,
-        "bytes": size,
-    }
-
-
 _STATES: Final = {"requeue": "requeued", "repair": "repaired", "discard": "discarded"}
 _REJECTS_READ: Final = 100
 """Rejects read at a time, where those that are done with are left out: payloads are kilobytes."""
@@ -373,17 +383,3 @@ def resolution_json(resolution: Resolution | None) -> Json:
         "resolved_by": resolution.by,
         "note": resolution.note,
     }
-
-
-def newest_totals(log: EventLog) -> list[BudgetTotal]:
-    """What the compacted topic of budget totals says now: the newest total per budget, window and partition, which need
-    not be the last record: a meter that lost a partition and does not know it yet repeats older ones."""
-    table = BudgetTable()
-    for records in whole_topic(log, BUDGET_TOTALS):
-        for key, value in zip(records.keys, records.values, strict=True):
-            if value is None:
-                budget_id, start_us, end_us, partition = read_total_key(key or b"")
-                table.forget(budget_id, (start_us, end_us), partition)
-            else:
-                table.hear(read_total(key or b"", value))
-    return [total for which in table.windows() for total in table.totals(*which)]

@@ -238,6 +238,23 @@ class Gate:
                 verdict.account.take_turn(now_us)
             return self._admitted(accounts, (max_cost_pico, max_tokens), against, now_us)
 
+    def outlook(self, budget_id: str) -> Decision | None:
+        """What a request of unknown cost would be told now, were this budget the only one that looks at it. Nothing is
+        reserved. None: the gate knows no such budget."""
+        now_us = self._clock()
+        with self._lock:
+            if not self._ready and self._settings.when_not_ready == "closed":
+                return _refused_by_gate("not_ready", now_us)
+            self._expire(now_us)
+            account = self._accounts.get(budget_id)
+            if account is None or account.terms is None:
+                return None
+            verdict = account.judge(now_us, 0, 0, self._settings.gates)
+            if verdict is not None and verdict.rank:
+                return _decision(verdict, (account,), now_us)
+            rate = None if verdict is None else account.throttle_per_minute
+            return Decision(outcome="allow", budget_id=budget_id, throttle_per_minute=rate, now_us=now_us)
+
     def settle(
         self,
         reservation: str | None,

@@ -36,6 +36,8 @@ OF_A_TENANT: Final[Mapping[str, Callable[[Marks], str]]] = {
     "org_unit": lambda m: f"unit-{m.name}",
     "cost_center": lambda m: f"CC-{m.name}",
     "subject": lambda m: f"budget-{m.name}",
+    "budget": lambda m: f"budget-{m.name}",
+    "objective": lambda m: f"objective-{m.name}",
 }
 """Query parameters whose values are names of a tenant's things."""
 PLAIN: Final[Mapping[str, tuple[str, ...]]] = {
@@ -95,6 +97,7 @@ BODIES: Final[Mapping[str, Callable[[Marks], Any]]] = {
     "POST /v1/admissions": lambda m: {"tenant": m.tenant, "application": m.application(0), "model": "shared"},
     "POST /v1/admissions/{reservation}/settlement": lambda m: {"cost": "0.1", "tokens": 1},
     "POST /v1/alerts/{alert_id}/acknowledgement": lambda m: {"by": "someone", "note": "looking"},
+    "POST /budgets/alerts/{alert_id}/acknowledgement": lambda m: {"note": "looking"},
     "POST /v1/keys": lambda m: {"name": "key", "role": "gateway", "grants": [{"tenant": m.tenant}]},
     "POST /v1/keys/{key_id}/rotation": lambda m: {},
     "POST /v1/silences": lambda m: {

@@ -168,7 +168,7 @@ def test_a_token_signs_in_with_what_it_gives(person: httpx.Client, doors: Gateho
     ],
 )
 def test_nobody_is_led_elsewhere(path: str | None, followed: bool) -> None:
-    assert within(path) == (path if followed else "/overview")
+    assert within(path) == (path if followed else "/")
 
 
 # --- the cookie itself ------------------------------------------------------------------------------------------------

@@ -39,7 +39,10 @@ def test_at_ones_own_machine_pages_open_without_signing_in(home: httpx.Client) -
     assert "Sign out" not in answer.text
 
 
-@pytest.mark.parametrize("path", [entry.path for entry in MENU] + ["/charges", "/chargeback?by=kind&then=model"])
+@pytest.mark.parametrize(
+    "path",
+    [entry.path for entry in MENU] + ["/charges", "/chargeback?by=kind&then=model", "/application?application=search"],
+)
 def test_where_nothing_was_spent_a_page_says_so(home: httpx.Client, path: str) -> None:
     answer = home.get(path, headers=PEOPLE)
     assert answer.status_code == 200

@@ -73,6 +73,17 @@ def test_a_raised_limit_lifts_a_refusal() -> None:
     assert house.outcomes(1, 1) == ["allow", "reserved"]
 
 
+def test_an_outlook_says_what_a_request_would_be_told_and_reserves_nothing() -> None:
+    house = House(terms(), state(99))
+    assert house.gate.outlook("day") == Decision(outcome="allow", budget_id="day", now_us=NOW)
+    house.say(state(100))
+    said = house.gate.outlook("day")
+    assert said is not None
+    assert (said.outcome, said.reason, said.budget_id, said.reservation) == ("refuse", "exceeded", "day", None)
+    assert house.gate.outlook("another") is None
+    assert house.gate.reservations == 0
+
+
 def test_tokens_are_counted_where_the_limit_is_one_of_tokens() -> None:
     house = House(terms(unit="tokens", limit="1000"), state(10**12, spent_tokens=900))
     decision = house.admit(10**15, 60)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from meterhouse.streams.money import to_text
+from meterhouse.streams.money import from_text, to_text
 from meterhouse.warehouse.lake import Lake, LakeConfig
 from meterhouse.warehouse.reports import budgets as module
-from meterhouse.warehouse.reports.budgets import budgets
+from meterhouse.warehouse.reports.budgets import budgets, with_limit
 from meterhouse.warehouse.reports.errors import ReportError
 from meterhouse.warehouse.reports.query import DAY_US
 from meterhouse.warehouse.reports.to_json import rfc3339, to_json
@@ -84,6 +84,7 @@ def test_each_budget_has_its_window_at_a_moment(lake: Lake, charges: list[dict[s
             "reserved": "0.000000000000",
             "remaining": to_text(10_000_000_000 - spent),
             "state": "warned",
+            "thresholds": ["50", "99.5"],
             "thresholds_crossed": ["50"],
             "on_exceeded": "block",
             "forecast": to_text(spent * 2),
@@ -104,6 +105,7 @@ def test_each_budget_has_its_window_at_a_moment(lake: Lake, charges: list[dict[s
             "reserved": "0",
             "remaining": "0",
             "state": "exceeded",
+            "thresholds": ["80"],
             "thresholds_crossed": ["80"],
             "on_exceeded": "notify",
             "forecast": report["budgets"][1]["forecast"],
@@ -127,3 +129,22 @@ def test_too_many_windows_are_refused(lake: Lake, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module, "MAX_WINDOWS", 3)
     with pytest.raises(ReportError, match="take a shorter"):
         budgets(lake, SNAPSHOT, T0_US, (T0_US, T0_US + 2 * DAY_US))
+
+
+@pytest.mark.parametrize(("number", "limit"), [(0, "0.0051475"), (0, "12"), (0, "0"), (1, "1000000"), (1, "1")])
+def test_a_supposed_limit_changes_what_follows_from_it_and_nothing_else(
+    lake: Lake, charges: list[dict[str, Any]], number: int, limit: str
+) -> None:
+    at_us = T0_US + DAY_US - KATHMANDU_US + DAY_US // 2
+    supposed = replace(SNAPSHOT, budgets=(with_limit(SNAPSHOT.budgets[number], limit),))
+    now, [line] = budgets(lake, SNAPSHOT, at_us).lines[number], budgets(lake, supposed, at_us).lines
+    assert line.state.limit == (int(limit) if number else from_text(limit))
+    assert (line.state.spent, line.forecast.amount) == (now.state.spent, now.forecast.amount)
+    assert (line.state.state == "exceeded") == (line.state.spent >= line.state.limit)
+    assert (line.forecast.exceeds_on is not None) == (line.state.spent < line.state.limit <= line.forecast.amount)
+
+
+@pytest.mark.parametrize(("number", "limit"), [(0, "-1"), (0, "much"), (0, "1e3"), (1, "0"), (1, "1.5"), (1, "9" * 30)])
+def test_a_limit_that_a_control_file_would_not_take_is_told(number: int, limit: str) -> None:
+    with pytest.raises(ReportError, match=r"is no limit of .*: write"):
+        with_limit(SNAPSHOT.budgets[number], limit)

@@ -14,7 +14,10 @@ import pytest
 
 from meterhouse.streams.control import Objective, Scope
 from meterhouse.warehouse.lake import Lake, LakeConfig
+from meterhouse.warehouse.reports.burn_down import WORST, burn_down
 from meterhouse.warehouse.reports.errors import ReportError
+from meterhouse.warehouse.reports.groups import Selection
+from meterhouse.warehouse.reports.latencies import latencies
 from meterhouse.warehouse.reports.query import DAY_US
 from meterhouse.warehouse.reports.slo import MAX_DAYS, Ratio, burn_rules, slo, slo_days
 from meterhouse.warehouse.reports.to_json import to_json
@@ -195,3 +198,70 @@ def test_without_requests_nothing_is_claimed(lake: Lake) -> None:
     assert (line["good"], line["total"], line["compliance"], line["error_budget_left"]) == (0, 0, None, None)
     assert (line["state"], line["burning"], line["burn_rates"]["1h"]) == ("no data", [], None)
     assert line["duration_ms"] == {"p50": None, "p95": None, "p99": None}
+
+
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("days", [2, 30])
+def test_a_burn_down_ends_at_what_is_left(lake: Lake, charges: list[Row], number: int, days: int) -> None:
+    objective = replace(SNAPSHOT.objectives[number], window_days=days)
+    report = burn_down(lake, SNAPSHOT, objective, NOW)
+    step_us = HOUR_US if days == 2 else DAY_US
+    assert [step.start_us for step in report.steps] == list(range(report.from_us // step_us * step_us, NOW, step_us))
+    [line] = slo(lake, replace(SNAPSHOT, objectives=(objective,)), NOW).lines
+    assert (report.ratio, report.steps[-1].left, report.steps[-1].even) == (line.ratio, line.error_budget_left, 0)
+    allowed = (1 - Fraction(objective.target)) * line.ratio.total
+    for step in report.steps:
+        end_us = min(step.start_us + step_us, NOW)
+        inside = counted(charges, objective, max(step.start_us, report.from_us), end_us)
+        assert (step.ratio.good, step.ratio.total) == (good(inside, objective), len(inside))
+        so_far = counted(charges, objective, report.from_us, end_us)
+        assert step.left == 1 - (len(so_far) - good(so_far, objective)) / allowed
+
+
+def test_the_worst_minutes_are_those_with_most_bad_requests(lake: Lake, charges: list[Row]) -> None:
+    objective = SNAPSHOT.objectives[1]
+    minutes: dict[int, list[Row]] = {}
+    for row in counted(charges, objective, NOW - 30 * DAY_US, NOW):
+        minutes.setdefault(microseconds(row) // MINUTE_US * MINUTE_US, []).append(row)
+    told = {at: (len(rows) - good(rows, objective), good(rows, objective)) for at, rows in minutes.items()}
+    ranked = sorted((-bad, -at, at) for at, (bad, _) in told.items() if bad)[:WORST]
+    worst = burn_down(lake, SNAPSHOT, objective, NOW).worst
+    assert [at for at, _ in worst] == [at for *_, at in ranked]
+    assert [(ratio.total - ratio.good, ratio.good) for _, ratio in worst] == [told[at] for at, _ in worst]
+
+
+def test_without_a_request_nothing_is_said_of_the_budget(lake: Lake, charges: list[Row]) -> None:
+    report = burn_down(lake, SNAPSHOT, replace(SNAPSHOT.objectives[0], scope=Scope(tenant="nobody")), NOW)
+    assert {step.left for step in report.steps} == {None}
+    assert (report.ratio.total, report.worst) == (0, ())
+
+
+@pytest.mark.parametrize("every", ["whole", "hour", "day", "month"])
+def test_latencies_by_time_and_model_are_those_of_their_requests(lake: Lake, charges: list[Row], every: Any) -> None:
+    window, filters = (NOW - 2 * DAY_US, NOW), {"application": ["assistant"]}
+    report = latencies(lake, Selection(*window, filters), ("model",), every)
+    step_us = {"hour": HOUR_US, "day": DAY_US}.get(every)
+    expected: dict[tuple[int | None, str], list[int]] = {}
+    for row in charges:
+        at_us = microseconds(row)
+        if row["application"] != "assistant" or row["status"] in ("throttled", "blocked"):
+            continue
+        if window[0] <= at_us < window[1] and row["duration_us"] is not None:
+            month_us = T0_US if at_us >= T0_US else T0_US - 31 * DAY_US
+            start_us = None if every == "whole" else month_us if every == "month" else at_us // step_us * step_us  # type: ignore[operator]
+            expected.setdefault((start_us, row["model"]), []).append(row["duration_us"])
+    found = {(line.time_us, line.groups["model"]): line.percentiles_us["duration"] for line in report.lines}
+    assert {key for key, values in found.items() if values["p50"] is not None} == expected.keys()
+    for key, values in expected.items():
+        for percent in (50, 95, 99):
+            exact = sorted(values)[math.ceil(percent * len(values) / 100) - 1]
+            assert abs((found[key][f"p{percent}"] or 0) - exact) * 100 <= exact
+    everything = sorted(value for values in expected.values() for value in values)
+    median = everything[math.ceil(len(everything) / 2) - 1]
+    assert abs((report.total["duration"]["p50"] or 0) - median) * 100 <= median
+
+
+def test_latencies_say_by_what_they_are_known() -> None:
+    nowhere: Any = None
+    with pytest.raises(ReportError, match="use any of tenant, application, model, provider"):
+        latencies(nowhere, Selection(0, DAY_US), ("environment",))

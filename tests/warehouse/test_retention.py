@@ -10,10 +10,12 @@ import pytest
 from meterhouse.warehouse.books import SeenBooks
 from meterhouse.warehouse.lake import Lake, LakeConfig
 from meterhouse.warehouse.maintenance import maintain
+from meterhouse.warehouse.reports.burn_down import burn_down
 from meterhouse.warehouse.reports.chargeback import chargeback
 from meterhouse.warehouse.reports.charges import Wanted, charges
 from meterhouse.warehouse.reports.errors import ReportError
 from meterhouse.warehouse.reports.groups import Selection
+from meterhouse.warehouse.reports.latencies import latencies
 from meterhouse.warehouse.reports.slo import slo
 from meterhouse.warehouse.reports.usage import usage
 from meterhouse.warehouse.retention import retain
@@ -125,5 +127,10 @@ def test_a_report_of_single_requests_that_are_gone_is_refused_and_says_from_when
         slo(seen, SNAPSHOT, NOW_US, (T0_US, T0_US + DAY_US))
     with pytest.raises(ReportError, match="ask from 2026-11-03 on"):
         chargeback(seen, SNAPSHOT, Selection(T0_US, T0_US + HOUR_US + 1))
+    with pytest.raises(ReportError, match="ask from 2026-11-03 on"):
+        burn_down(seen, SNAPSHOT, SNAPSHOT.objectives[0], T0_US + DAY_US)
+    with pytest.raises(ReportError, match="ask from 2026-11-03 on"):
+        latencies(seen, Selection(T0_US, T0_US + HOUR_US + 1))
+    assert latencies(seen, Selection(T0_US, T0_US + HOUR_US)).total["duration"]["p50"] is not None
     chargeback(seen, SNAPSHOT, Selection(T0_US, T0_US + HOUR_US))
     slo(seen, SNAPSHOT, NOW_US, (T0_US + 2 * DAY_US, NOW_US))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
@@ -17,14 +16,14 @@ from meterhouse.api.figures import Reports
 from meterhouse.api.forms import Form
 from meterhouse.api.operations import PAGES
 from meterhouse.api.pages.asked import GROUPS, GroupsOf, RangeOf, span_of
-from meterhouse.api.pages.charts import NONE, Chart, Row, over_time
+from meterhouse.api.pages.charts import NONE, Chart, Row, label_of, over_time
 from meterhouse.api.pages.compared import lines_of
 from meterhouse.api.pages.links import Query
-from meterhouse.api.pages.ranges import NAMES, Range, range_of
-from meterhouse.api.pages.words import amount, column, day_of_month, decimals_for
+from meterhouse.api.pages.ranges import AXES, NAMES, Range, range_of
+from meterhouse.api.pages.words import amount, column, decimals_for
 from meterhouse.api.problems import Problem
 from meterhouse.api.schemas import reports as schemas
-from meterhouse.warehouse.reports.groups import FILTERS, Filters, datetime_of
+from meterhouse.warehouse.reports.groups import FILTERS, Filters
 from meterhouse.warehouse.reports.to_json import rfc3339
 
 router = APIRouter(include_in_schema=False, tags=[PAGES], dependencies=only(Permission.read_reports))
@@ -40,8 +39,6 @@ DEEPER: Final[Mapping[str, str]] = {
     "model": "kind",
 }
 """What a line is laid out by when it is opened."""
-MAX_DAYS: Final = 92
-"""Bars that a reader tells apart; longer ranges are shown by month."""
 MAX_LINES: Final = 500
 """Of the table: what a person reads, and 200 kB. Files have them all."""
 PARTS: Final[Mapping[str, str]] = {
@@ -117,26 +114,22 @@ def api_query(query: Query, chosen: Range) -> Query:
 
 def timeline(reports: Reports, chosen: Range, group: str, filters: Filters) -> Chart:
     """Costs over time by one group, each step of the range there."""
-    days = (chosen.to_us - chosen.from_us) / 86_400_000_000
-    step = "hour" if days <= 2 else "day" if days <= MAX_DAYS else "month"
+    step = chosen.step
     report = reports.chargeback(span_of(chosen), (step, group), filters)
     series, rows = over_time(report["lines"], step, group)
-    if step == "day" and rows:
-        rows = _each_day(rows, chosen, len(series))
-        rows = tuple(replace(row, label=day_of_month(row.label)) for row in rows)
-    axis = {"hour": "Hour (UTC)", "day": "Day (UTC)", "month": "Month (UTC)"}[step]
+    if step != "month" and rows:
+        rows = _each_step(rows, chosen, len(series))
+    rows = tuple(replace(row, label=label_of(row.label, step)) for row in rows)
     title = f"Cost per {step} by {GROUPS[group].lower()}"
-    return Chart("timeline", title, report["currency"], "stacked", axis, series, rows)
+    return Chart("timeline", title, report["currency"], "stacked", AXES[step], series, rows)
 
 
-def _each_day(rows: tuple[Row, ...], chosen: Range, width: int) -> tuple[Row, ...]:
-    """Days without a charge too, up to the last with one: a gap is a finding."""
+def _each_step(rows: tuple[Row, ...], chosen: Range, width: int) -> tuple[Row, ...]:
+    """Hours or days without a charge too, up to the last with one: a gap is a finding."""
     known = {row.label: row for row in rows}
-    found, at = [], datetime_of(chosen.from_us).date()
-    while (label := at.isoformat()) <= rows[-1].label:
-        found.append(known.get(label) or Row(label, tuple(amount("0.000000000000") for _ in range(width))))
-        at += timedelta(days=1)
-    return tuple(found)
+    nothing = tuple(amount("0.000000000000") for _ in range(width))
+    times = (time if chosen.step == "hour" else time[:10] for time in chosen.times())
+    return tuple(known.get(time) or Row(time, nothing) for time in times if time <= rows[-1].label)
 
 
 def why(explained: Mapping[str, Any]) -> Chart:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, Literal
 
-from meterhouse.api.pages.words import column
+from meterhouse.api.pages.words import column, day_of_month
 
 Sort = Literal["stacked", "bars", "line", "bars-and-line", "causes"]
 MAX_SERIES: Final = 7
@@ -39,6 +40,12 @@ class Chart:
     @property
     def is_empty(self) -> bool:
         return not any(cell is not None for row in self.rows for cell in row.cells)
+
+
+def label_of(time: str, step: str) -> str:
+    """A time of the API on an axis of hours, days or months of UTC."""
+    moment = datetime.fromisoformat(time if step != "month" else f"{time[:7]}-01")
+    return f"{moment:%-d %b, %H:%M}" if step == "hour" else f"{moment:%b %Y}" if step == "month" else day_of_month(time)
 
 
 def leading(costs: Mapping[str, Decimal]) -> list[str]:

@@ -55,7 +55,7 @@ def _zones() -> frozenset[str]:
     return frozenset(available_timezones())
 
 
-def within(path: str | None, otherwise: str = "/overview") -> str:
+def within(path: str | None, otherwise: str = "/") -> str:
     """A path of this site to go on to; what would lead elsewhere is not followed."""
     if path is None or not path.startswith("/") or path.startswith(("//", "/\\")) or not path.isprintable():
         return otherwise

@@ -20,6 +20,9 @@ class Entry:
 MENU: Final = (
     Entry("/overview", "Overview", Permission.read_reports),
     Entry("/chargeback", "Chargeback", Permission.read_reports),
+    Entry("/application", "Applications", Permission.read_reports),
+    Entry("/slo", "Objectives", Permission.read_reports),
+    Entry("/budgets", "Budgets", Permission.read_reports),
 )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Final
+from typing import Final, Literal
 
 from meterhouse.warehouse.reports.groups import datetime_of, microseconds_of
+from meterhouse.warehouse.reports.to_json import rfc3339
 
 DAY: Final = timedelta(days=1)
 NAMES: Final[Mapping[str, str]] = {
@@ -19,6 +20,10 @@ NAMES: Final[Mapping[str, str]] = {
     "given": "Dates",
 }
 OTHERWISE: Final = "this-month"
+MAX_DAYS: Final = 92
+"""Bars that a reader tells apart; longer ranges are shown by month."""
+Step = Literal["hour", "day", "month"]
+AXES: Final[Mapping[Step, str]] = {"hour": "Hour (UTC)", "day": "Day (UTC)", "month": "Month (UTC)"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,18 @@ class Range:
     def end_day(self) -> str:
         """The first day that is not of it."""
         return datetime_of(self.to_us).date().isoformat()
+
+    @property
+    def step(self) -> Step:
+        """What it is shown by, over time."""
+        days = (self.to_us - self.from_us) / 86_400_000_000
+        return "hour" if days <= 2 else "day" if days <= MAX_DAYS else "month"
+
+    def times(self) -> Iterator[str]:
+        """The start of each of its hours or days, as the API writes it."""
+        step_us = 3_600_000_000 if self.step == "hour" else 86_400_000_000
+        for at_us in range(self.from_us // step_us * step_us, self.to_us, step_us):
+            yield rfc3339(at_us)
 
     @property
     def in_words(self) -> str:

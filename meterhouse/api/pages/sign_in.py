@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
 from meterhouse.api.auth.authentication import Authentication
-from meterhouse.api.auth.caller import NotAuthenticated
+from meterhouse.api.auth.caller import NotAuthenticated, Role
 from meterhouse.api.auth.sessions import SessionTooLarge, is_secure
 from meterhouse.api.operations import PAGES
 from meterhouse.api.pages import looks
@@ -23,8 +23,11 @@ _TOO_LARGE: Final = "This token names more tenants than a browser keeps. Ask for
 
 
 @router.get("/")
-async def home() -> Response:
-    return RedirectResponse("/overview", HTTPStatus.SEE_OTHER)
+async def home(request: Request) -> Response:
+    """Where a reader begins: product owners at their applications."""
+    session = request.app.state.house.authentication.sessions.of(request)
+    is_owner = session is not None and session.role is Role.product_owner
+    return RedirectResponse("/application" if is_owner else "/overview", HTTPStatus.SEE_OTHER)
 
 
 @router.get("/sign-in")

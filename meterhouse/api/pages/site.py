@@ -15,7 +15,20 @@ from markupsafe import Markup
 from meterhouse.api.auth.caller import LOCAL, Caller
 from meterhouse.api.auth.outside import PAGE
 from meterhouse.api.auth.sessions import FORM_FIELD, Sessions
-from meterhouse.api.pages import assets, chargeback, charges, documentation, looks, menu, overview, sign_in, words
+from meterhouse.api.pages import (
+    application,
+    assets,
+    budgets,
+    chargeback,
+    charges,
+    documentation,
+    looks,
+    menu,
+    objectives,
+    overview,
+    sign_in,
+    words,
+)
 from meterhouse.api.pages.links import Query
 from meterhouse.api.problems import Problem
 
@@ -82,7 +95,7 @@ def install(app: FastAPI) -> None:
     """Adds the pages to `app`."""
     house = app.state.house
     app.state.pages = Site(house.authentication.sessions, house.settings.meter_behind_s)
-    for part in (assets, sign_in, documentation, overview, chargeback, charges):
+    for part in (assets, sign_in, documentation, overview, chargeback, charges, application, objectives, budgets):
         app.include_router(part.router)
 
 
@@ -108,6 +121,7 @@ def _environment(files: assets.Assets) -> Environment:
         lasting=words.span,
         measured=words.measured,
         of=words.of,
+        seconds=words.seconds,
         share=words.share,
     )
     templates.globals.update(asset=files.path, nothing=Markup(words.NOTHING))

@@ -19,10 +19,10 @@ _STEPS_OF_TWELVE: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """Money as it is shown, and exactly as the API says it: a page rounds once, here."""
+    """A figure as it is shown, and exactly as the API says it: a page rounds once, here."""
 
     shown: str
-    exact: str  # with twelve decimals
+    exact: str  # money has twelve decimals
 
     def __html__(self) -> str:
         return Markup('<data value="{}">{}</data>').format(self.exact, self.shown)
@@ -68,9 +68,29 @@ def count(number: int | None) -> str:
     return NOTHING if number is None else f"{number:,}"
 
 
-def measured(text: str, unit: str) -> Amount | str:
-    """An amount of a budget: money, or tokens where that is its unit."""
-    return count(int(Decimal(text))) if unit == "tokens" else amount(text)
+def whole(number: int) -> Amount:
+    """A count that charts draw."""
+    return Amount(count(number), str(number))
+
+
+def percent(part: float | Decimal | None, decimals: int = 1) -> Amount | None:
+    """A ratio that charts draw, as percent: its unit is said by the chart."""
+    if part is None:
+        return None
+    return Amount(share(str(part), decimals).removesuffix(" %"), f"{Decimal(str(part)) * 100:f}")
+
+
+def seconds(milliseconds: float | None) -> Amount | None:
+    """A duration in seconds, to the millisecond; its unit stands beside it."""
+    if milliseconds is None:
+        return None
+    exact = Decimal(str(milliseconds)) / 1000
+    return Amount(f"{exact.quantize(Decimal('0.001'), ROUND_HALF_EVEN):,f}", f"{exact:f}")
+
+
+def measured(text: str, unit: str, like: str | None = None) -> Amount:
+    """An amount of a budget: money, with as many decimals as `like`, or tokens where that is its unit."""
+    return whole(int(Decimal(text))) if unit == "tokens" else amount(text, decimals_for(like or text))
 
 
 def of(part: str, whole: str) -> str | None:

@@ -226,7 +226,8 @@ class Budget(BaseModel):
     reserved: Amount
     remaining: Amount
     state: Literal["ok", "warned", "exceeded"]
-    thresholds_crossed: list[str] = Field(description="percent of the limit")
+    thresholds: list[str] = Field(description="percent of the limit")
+    thresholds_crossed: list[str] = Field(description="those that are reached")
     on_exceeded: Literal["notify", "throttle", "block"]
     forecast: Amount = Field(description="spend at the window's end, as weekdays of the last eight weeks went")
     exceeds_on: date | None = Field(

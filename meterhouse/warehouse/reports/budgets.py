@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from meterhouse.ingest.event import TOKEN_KINDS
 from meterhouse.streams.budget import BudgetState, Window, state_of
 from meterhouse.streams.control import Budget, Snapshot
 from meterhouse.streams.forecast import Forecast, days_between, forecast
-from meterhouse.streams.money import to_pico
+from meterhouse.streams.money import from_text, to_pico
 from meterhouse.streams.windows import window_of, windows_between
 from meterhouse.warehouse.books import Books
 from meterhouse.warehouse.lake import Cursor
@@ -22,6 +22,8 @@ from meterhouse.warehouse.reports.query import COST, TOKENS, Condition, Query, k
 
 MAX_WINDOWS: Final = 1_000
 """Of all budgets together in one report, a query each: some seconds of work."""
+MAX_TOKENS: Final = 2**62
+"""As a control file takes it."""
 
 _BILLED: Final = Condition("disposition = 'billed'")
 
@@ -76,6 +78,21 @@ def budgets(
         for state in (state_of(budget, window, *spent),)
     )
     return Budgets(snapshot.currency, at_us, lines, figures_as_of)
+
+
+def with_limit(budget: Budget, limit: str) -> Budget:
+    """The budget as it would be with another limit, in its own unit. Raises ReportError where that is none."""
+    try:
+        if budget.limit_pico is not None:
+            pico = from_text(limit)
+            if pico >= 0:
+                return replace(budget, limit_pico=pico)
+        elif 1 <= int(limit) <= MAX_TOKENS:
+            return replace(budget, limit_tokens=int(limit))
+    except ValueError:
+        pass  # said below, with what to write instead
+    unit = 'money, as "250.00"' if budget.limit_pico is not None else 'a whole number of tokens, as "1500000"'
+    raise ReportError(f"{limit!r} is no limit of {budget.id}: write {unit}")
 
 
 def forecast_of(state: BudgetState, budget: Budget, days: BudgetDays | None, at_us: int) -> Forecast:

@@ -7,23 +7,18 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
-
-from meterhouse.ingest.event import REFUSED_STATUSES
-from meterhouse.streams import latency
 from meterhouse.streams.control import Objective, Snapshot
 from meterhouse.warehouse.books import Books
 from meterhouse.warehouse.lake import Cursor
 from meterhouse.warehouse.reports.as_of import AsOf, Freshness, as_of
 from meterhouse.warehouse.reports.errors import ReportError
 from meterhouse.warehouse.reports.groups import check_range, in_scope
-from meterhouse.warehouse.reports.query import DAY_US, HOUR_US, MINUTE_US, Condition, Query, between, pieces
+from meterhouse.warehouse.reports.histograms import NOT_REFUSED, Percentiles, histogram_rows, percentiles
+from meterhouse.warehouse.reports.query import DAY_US, HOUR_US, MINUTE_US, Condition, Query, between
 from meterhouse.warehouse.reports.removed import check_there
 
-METRICS: Final = ("duration", "time_to_first_token")
-QUANTILES: Final[Mapping[str, Decimal]] = {"p50": Decimal("0.50"), "p95": Decimal("0.95"), "p99": Decimal("0.99")}
 BURN_WINDOWS_US: Final[Mapping[str, int]] = {
     "5m": 5 * MINUTE_US,
     "30m": 30 * MINUTE_US,
@@ -94,7 +89,7 @@ class ObjectiveLine:
     to_us: int
     ratio: Ratio
     burns: Mapping[str, Ratio]  # by name of BURN_WINDOWS_US, each ending at to_us and cut at from_us
-    percentiles_us: Mapping[str, Mapping[str, int | None]]  # metric → p50, p95, p99; None: no values
+    percentiles_us: Percentiles
 
     @property
     def error_budget_left(self) -> Fraction | None:
@@ -176,48 +171,26 @@ def slo_days(books: Books, snapshot: Snapshot, from_us: int, to_us: int) -> tupl
     return tuple(lines)
 
 
-_NOT_REFUSED: Final = Condition("NOT list_contains($refused::VARCHAR[], status)", {"refused": sorted(REFUSED_STATUSES)})
+def judged(snapshot: Snapshot, objective: Objective) -> tuple[Condition, Condition]:
+    """Charges that the objective judges, whenever they ended, and which of them are good."""
+    condition = NOT_REFUSED & in_scope(objective.scope, snapshot)
+    if objective.sli == "availability":
+        return condition, Condition("status <> 'error'")
+    assert objective.below_ms is not None
+    condition &= Condition(f"{objective.sli}_us IS NOT NULL")
+    return condition, Condition(f"{objective.sli}_us < $below_us::BIGINT", {"below_us": objective.below_ms * 1000})
 
 
 def ratio_query(snapshot: Snapshot, objective: Objective, spans_us: Sequence[tuple[int, int]]) -> Query:
     """One row: good and total for each of the spans; the first holds all others."""
-    condition = between(*spans_us[0]) & _NOT_REFUSED & in_scope(objective.scope, snapshot)
-    if objective.sli == "availability":
-        good = Condition("status <> 'error'")
-    else:
-        assert objective.below_ms is not None
-        condition &= Condition(f"{objective.sli}_us IS NOT NULL")
-        good = Condition(f"{objective.sli}_us < $below_us::BIGINT", {"below_us": objective.below_ms * 1000})
+    all_judged, good = judged(snapshot, objective)
+    condition = between(*spans_us[0]) & all_judged
     params, columns = {**condition.params, **good.params}, []
     for number, span in enumerate(spans_us):
         inside = between(*span, suffix=f"_{number}")
         params |= inside.params
         columns += [f"count(*) FILTER ({inside.sql} AND {good.sql})", f"count(*) FILTER ({inside.sql})"]
     return Query(f"SELECT {', '.join(columns)} FROM charges WHERE {condition.sql}", params)
-
-
-def histogram_query(snapshot: Snapshot, objective: Objective, window: tuple[int, int]) -> Query:
-    """Rows of whole hours: metric, bucket, requests."""
-    whole = [piece for piece in pieces(*window, "rollup_hour") if piece.table == "rollup_hour"]
-    condition = between(whole[0].from_us, whole[0].to_us) if whole else Condition("false")
-    condition &= in_scope(objective.scope, snapshot)
-    return Query(
-        f"SELECT metric, bucket, sum(requests) FROM latency_hour WHERE {condition.sql} GROUP BY metric, bucket",
-        condition.params,
-    )
-
-
-def edges_query(snapshot: Snapshot, objective: Objective, window: tuple[int, int]) -> Query:
-    """Rows outside whole hours: duration_us, time_to_first_token_us, requests that have both."""
-    edges = [piece for piece in pieces(*window, "rollup_hour") if piece.table != "rollup_hour"]
-    spans = [between(edge.from_us, edge.to_us, f"_{number}") for number, edge in enumerate(edges)]
-    inside = Condition(
-        f"({' OR '.join(f'({span.sql})' for span in spans) or 'false'})",
-        {name: value for span in spans for name, value in span.params.items()},
-    )
-    condition = inside & _NOT_REFUSED & in_scope(objective.scope, snapshot)
-    columns = ", ".join(f"{metric}_us" for metric in METRICS)
-    return Query(f"SELECT {columns}, count(*) FROM charges WHERE {condition.sql} GROUP BY ALL", condition.params)
 
 
 def _ratios(
@@ -231,20 +204,6 @@ def _line(cursor: Cursor, snapshot: Snapshot, objective: Objective, window: tupl
     from_us, to_us = window
     spans = [window, *((max(from_us, to_us - length_us), to_us) for length_us in BURN_WINDOWS_US.values())]
     ratios = _ratios(cursor, snapshot, objective, spans)
-    whole = histogram_query(snapshot, objective, window).rows(cursor)
-    edges = edges_query(snapshot, objective, window).rows(cursor)
-    percentiles = {metric: _percentiles(metric, number, whole, edges) for number, metric in enumerate(METRICS)}
+    latencies = percentiles(histogram_rows(cursor, window, in_scope(objective.scope, snapshot)))
     burns = dict(zip(BURN_WINDOWS_US, ratios[1:], strict=True))
-    return ObjectiveLine(objective, from_us, to_us, ratios[0], burns, percentiles)
-
-
-def _percentiles(
-    metric: str, number: int, whole: Sequence[tuple[Any, ...]], edges: Sequence[tuple[Any, ...]]
-) -> dict[str, int | None]:
-    """Quantiles of the histogram that both come to, in microseconds."""
-    stored = [(int(bucket), int(requests)) for name, bucket, requests in whole if name == metric]
-    raw = [(int(row[number]), int(row[-1])) for row in edges if row[number] is not None]
-    raw_buckets = latency.buckets(np.array([value_us for value_us, _ in raw], dtype=np.int64))
-    buckets = np.concatenate([np.array([bucket for bucket, _ in stored], dtype=np.int32), raw_buckets])
-    counts = np.array([requests for _, requests in [*stored, *raw]], dtype=np.int64)
-    return {name: latency.quantile(buckets, counts, share) for name, share in QUANTILES.items()}
+    return ObjectiveLine(objective, from_us, to_us, ratios[0], burns, latencies)

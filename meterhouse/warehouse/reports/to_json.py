@@ -13,16 +13,20 @@ from functools import singledispatch
 from typing import Any
 
 from meterhouse.streams.budget import BudgetState
+from meterhouse.streams.budget_state import plain
 from meterhouse.streams.control import Scope
 from meterhouse.streams.money import price_text, to_pico, to_text
 from meterhouse.warehouse.reports.as_of import AsOf
 from meterhouse.warehouse.reports.budgets import BudgetLine, Budgets
+from meterhouse.warehouse.reports.burn_down import BurnDown
 from meterhouse.warehouse.reports.chargeback import Chargeback, Figures
 from meterhouse.warehouse.reports.charges import Charge, Charges
 from meterhouse.warehouse.reports.groups import datetime_of
+from meterhouse.warehouse.reports.histograms import Percentiles
+from meterhouse.warehouse.reports.latencies import Latencies
 from meterhouse.warehouse.reports.rejects import RejectLine, Rejects
 from meterhouse.warehouse.reports.removed import Removed
-from meterhouse.warehouse.reports.slo import ObjectiveLine, Slo
+from meterhouse.warehouse.reports.slo import ObjectiveLine, Ratio, Slo
 from meterhouse.warehouse.reports.usage import Usage, UsageFigures
 from meterhouse.warehouse.verify import LawResult, Verification
 
@@ -59,6 +63,48 @@ def _(report: Usage) -> Json:
             {"time": rfc3339(line.time_us), **line.groups, **_usage_figures(line.figures)} for line in report.lines
         ],
         "total": _usage_figures(report.total),
+        "as_of": as_of_json(report.as_of),
+    }
+
+
+@to_json.register
+def _(report: Latencies) -> Json:
+    return {
+        "from": rfc3339(report.from_us),
+        "to": rfc3339(report.to_us),
+        "every": report.every,
+        "group_by": list(report.group_by),
+        "lines": [
+            {
+                "time": None if line.time_us is None else rfc3339(line.time_us),
+                **line.groups,
+                **_latencies(line.percentiles_us),
+            }
+            for line in report.lines
+        ],
+        "total": _latencies(report.total),
+        "as_of": as_of_json(report.as_of),
+    }
+
+
+@to_json.register
+def _(report: BurnDown) -> Json:
+    return {
+        "objective": report.objective.id,
+        "from": rfc3339(report.from_us),
+        "to": rfc3339(report.to_us),
+        "step_seconds": report.step_us // 1_000_000,
+        **_ratio(report.ratio),
+        "steps": [
+            {
+                "time": rfc3339(step.start_us),
+                **_ratio(step.ratio),
+                "error_budget_left": ratio(step.left),
+                "even": ratio(step.even),
+            }
+            for step in report.steps
+        ],
+        "worst_minutes": [{"time": rfc3339(start_us), **_ratio(minute)} for start_us, minute in report.worst],
         "as_of": as_of_json(report.as_of),
     }
 
@@ -201,8 +247,16 @@ def _objective(line: ObjectiveLine) -> Json:
             {"long": rule.long, "short": rule.short, "factor": float(rule.factor), "severity": rule.severity}
             for rule in line.burning
         ],
-        **{f"{metric}_ms": _milliseconds(values) for metric, values in line.percentiles_us.items()},
+        **_latencies(line.percentiles_us),
     }
+
+
+def _ratio(counted: Ratio) -> Json:
+    return {"good": counted.good, "total": counted.total}
+
+
+def _latencies(percentiles_us: Percentiles) -> Json:
+    return {f"{metric}_ms": _milliseconds(values) for metric, values in percentiles_us.items()}
 
 
 def _milliseconds(values_us: Mapping[str, int | None]) -> Json:
@@ -226,7 +280,8 @@ def _budget(line: BudgetLine, currency: str) -> Json:
         "reserved": _amount(state, 0),  # reservations come with the gate
         "remaining": _amount(state, line.remaining),
         "state": state.state,
-        "thresholds_crossed": [f"{threshold.normalize():f}" for threshold in state.crossed],
+        "thresholds": [plain(threshold) for threshold in line.budget.thresholds],
+        "thresholds_crossed": [plain(threshold) for threshold in state.crossed],
         "on_exceeded": state.on_exceeded,
         "forecast": _amount(state, line.forecast.amount),
         "exceeds_on": None if line.forecast.exceeds_on is None else line.forecast.exceeds_on.isoformat(),

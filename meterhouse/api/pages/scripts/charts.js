@@ -34,7 +34,8 @@ function drawnSeries(sort, { series, cells }) {
     return {
       name, data: cells[place], type: line ? "line" : "bar",
       stack: sort === "stacked" ? "all" : undefined,
-      showSymbol: false, symbol: "circle", symbolSize: 5, step: false,
+      // A line through one point is not seen without it.
+      showSymbol: cells[place].filter((value) => value !== null).length < 2, symbol: "circle", symbolSize: 5, step: false,
       lineStyle: { width: 2, color: fill, type: sort === "line" ? ["solid", "dashed", "dotted"][place % 3] : "solid" },
       itemStyle: { color: sort === "causes" ? ({ value }) => colour(value < 0 ? "--less" : "--more") : fill, borderColor: colour("--paper"), borderWidth: sort === "stacked" ? 0.5 : 0 },
       barCategoryGap: "25%",
@@ -42,7 +43,18 @@ function drawnSeries(sort, { series, cells }) {
   });
 }
 
-function option(sort, read) {
+// How high a legend is, of lines of 18 px: where it breaks, nobody says.
+function legendHeight(series, width) {
+  let lines = 1, used = 0;
+  for (const name of series) {
+    const item = 31 + 7 * name.length;
+    if (used + item > width && used > 0) { lines += 1; used = 0; }
+    used += item;
+  }
+  return 26 + 18 * lines;
+}
+
+function option(sort, read, width) {
   const causes = sort === "causes";
   const ink = colour("--ink"), faint = colour("--faint"), rule = colour("--rule");
   const text = { color: faint, fontFamily: "system-ui, sans-serif", fontSize: 12 };
@@ -51,7 +63,7 @@ function option(sort, read) {
   return {
     animation: false,
     textStyle: text,
-    grid: { left: 4, right: 8, top: read.series.length > 1 ? 44 : 14, bottom: 4, containLabel: true },
+    grid: { left: 4, right: 8, top: read.series.length > 1 ? legendHeight(read.series, width) : 14, bottom: 4, containLabel: true },
     legend: read.series.length > 1 ? { top: 0, left: 0, type: "plain", textStyle: { ...text, color: ink }, itemWidth: 12, itemHeight: 8, itemGap: 14, selectedMode: true } : undefined,
     tooltip: {
       trigger: "axis", renderMode: "richText", confine: true, backgroundColor: colour("--sheet"), borderColor: rule,
@@ -73,7 +85,7 @@ function draw() {
     if (!box || !table) continue;
     const chart = drawn.get(box) ?? init(box, null, { renderer: "svg" });
     drawn.set(box, chart);
-    chart.setOption(option(figure.dataset.chart, figures(table)), true);
+    chart.setOption(option(figure.dataset.chart, figures(table), box.clientWidth), true);
     seen.observe(box);
   }
 }

@@ -1,0 +1,201 @@
+"""An application, as whoever owns it looks at it: cost, use, errors, latencies and cache, over time and by model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Request, Response
+from fastapi import Query as Asked
+from fastapi.responses import RedirectResponse
+
+from meterhouse.api.auth.caller import Permission
+from meterhouse.api.auth.guard import only
+from meterhouse.api.dependencies import ReportsOf
+from meterhouse.api.figures import Reports
+from meterhouse.api.operations import PAGES
+from meterhouse.api.pages.asked import RangeOf, span_of
+from meterhouse.api.pages.chargeback import MAX_LINES, timeline
+from meterhouse.api.pages.charts import Chart, Row, label_of
+from meterhouse.api.pages.compared import Line, lines_of
+from meterhouse.api.pages.links import Query
+from meterhouse.api.pages.ranges import AXES, NAMES, Range, Step, range_of
+from meterhouse.api.pages.words import Amount, percent, seconds, whole
+from meterhouse.warehouse.reports.groups import Filters
+
+router = APIRouter(include_in_schema=False, tags=[PAGES], dependencies=only(Permission.read_reports))
+
+Name = Annotated[str | None, Asked(max_length=500)]
+STATUSES: Final[Mapping[str, str]] = {
+    "ok": "OK",
+    "error": "Errors",
+    "aborted": "Aborted",
+    "throttled": "Throttled",
+    "blocked": "Blocked",
+}
+QUANTILES: Final = ("p50", "p95", "p99")
+METRICS: Final[Mapping[str, str]] = {"duration": "Duration", "time_to_first_token": "Time to the first token"}
+_INPUT: Final = ("input", "cache_read", "cache_write")
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Requests and tokens, of whatever was added up."""
+
+    requests: int
+    by_status: Mapping[str, int]
+    tokens: Mapping[str, int]
+
+    @classmethod
+    def of(cls, lines: Iterable[Mapping[str, Any]]) -> Use:
+        by_status, tokens, requests = dict.fromkeys(STATUSES, 0), dict[str, int](), 0
+        for line in lines:
+            requests += line["requests"]
+            for name, count in line["by_status"].items():
+                by_status[name] = by_status.get(name, 0) + count
+            for name, count in line["tokens"].items():
+                tokens[name] = tokens.get(name, 0) + count
+        return cls(requests, by_status, tokens)
+
+    @property
+    def error_share(self) -> Decimal | None:
+        return Decimal(self.by_status["error"]) / self.requests if self.requests else None
+
+    @property
+    def cache_share(self) -> Decimal | None:
+        """Of all input tokens, those that were read from the cache."""
+        read, all_input = self.tokens.get("cache_read", 0), sum(self.tokens.get(kind, 0) for kind in _INPUT)
+        return Decimal(read) / all_input if all_input else None
+
+
+@dataclass(frozen=True, slots=True)
+class OfModel:
+    """A line of the table. `cost`: None where nothing of it was billed, in neither range."""
+
+    model: str
+    use: Use
+    cost: Line | None
+    durations: Mapping[str, Amount | None]
+
+
+@router.get("/application")
+def application_page(
+    request: Request, reports: ReportsOf, chosen: RangeOf, application: Name = None, tenant: Name = None
+) -> Response:
+    query = Query.of(request).only("range", "from", "to", "application", "tenant")
+    of_tenant: Filters = {"tenant": [tenant]} if tenant else {}
+    common = {"chosen": chosen, "ranges": NAMES, "query": query, "application": application, "tenant": tenant}
+    if application:
+        return _one(request, reports, common, {"application": [application], **of_tenant})
+    compared = reports.comparison(span_of(chosen), ("tenant", "application"), of_tenant)
+    lines, total = lines_of(compared)
+    if len(lines) == 1:
+        return RedirectResponse(query.with_(**lines[0].groups), HTTPStatus.SEE_OTHER)
+    shown = common | {
+        "title": "Applications",
+        "currency": compared["currency"],
+        "lines": sorted(lines, key=lambda line: -Decimal(line.now.exact))[:MAX_LINES],
+        "left_out": len(lines[MAX_LINES:]),
+        "total": total,
+    }
+    response: Response = request.app.state.pages.page(request, "applications.html", shown, as_of=compared["as_of"])
+    return response
+
+
+def _one(request: Request, reports: Reports, common: Mapping[str, Any], filters: Filters) -> Response:
+    chosen: Range = common["chosen"]
+    span, step = span_of(chosen), chosen.step
+    compared = reports.comparison(span, ("model",), filters)
+    lines, total = lines_of(compared)
+    usage = reports.usage(span, "hour" if step == "hour" else "day", ("model",), filters)
+    over_time = reports.latencies(span, (), step, filters)
+    by_model = reports.latencies(span, ("model",), "whole", filters)
+    shown = dict(common) | {
+        "title": common["application"],
+        "currency": compared["currency"],
+        "total": total,
+        "before_in_words": range_of(compared["compared_with"]).in_words,
+        "use": Use.of(usage["lines"]),
+        "latencies": {name: of_quantiles(over_time["total"], name) for name in METRICS},
+        "metrics": METRICS,
+        "models": _models(lines, usage["lines"], by_model["lines"]),
+        "timeline": timeline(reports, chosen, "model", filters),
+        "charts": charts(chosen, usage["lines"], over_time["lines"]),
+    }
+    response: Response = request.app.state.pages.page(request, "application.html", shown, as_of=compared["as_of"])
+    return response
+
+
+def of_quantiles(line: Mapping[str, Any], metric: str) -> dict[str, Amount | None]:
+    return {name: seconds(line[f"{metric}_ms"][name]) for name in QUANTILES}
+
+
+def _models(
+    costs: Iterable[Line], usage: Iterable[Mapping[str, Any]], latencies: Iterable[Mapping[str, Any]]
+) -> list[OfModel]:
+    """Those with most requests first."""
+    cost_of = {str(line.groups["model"]): line for line in costs}
+    durations = {line["model"]: of_quantiles(line, "duration") for line in latencies}
+    used: dict[str, list[Mapping[str, Any]]] = {name: [] for name in cost_of}
+    for line in usage:
+        used.setdefault(line["model"], []).append(line)
+    none = dict.fromkeys(QUANTILES)
+    found = [OfModel(name, Use.of(used[name]), cost_of.get(name), durations.get(name, none)) for name in used]
+    return sorted(found, key=lambda each: (-each.use.requests, each.model))
+
+
+def charts(chosen: Range, usage: Iterable[Mapping[str, Any]], latencies: Iterable[Mapping[str, Any]]) -> list[Chart]:
+    """Requests by status, both latencies, the cache's share: over time."""
+    step = chosen.step
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for line in usage:
+        lines.setdefault(_start(line["time"], step), []).append(line)
+    measured = {_start(line["time"], step): line for line in latencies}
+    times = _times(chosen, sorted(lines.keys() | measured.keys()))
+    uses = {time: Use.of(lines.get(time, ())) for time in times}
+    asked = [name for name in STATUSES if name == "ok" or any(use.by_status[name] for use in uses.values())]
+    labels = {time: label_of(time, step) for time in times}
+    requests = tuple(
+        Row(labels[time], tuple(whole(use.by_status[name]) for name in asked)) for time, use in uses.items()
+    )
+    cached = tuple(Row(labels[time], (percent(use.cache_share),)) for time, use in uses.items())
+    per, axis = f"per {step}", AXES[step]
+    latency_charts = [
+        Chart(
+            f"latency-{metric}".replace("_", "-"),
+            f"{title} {per}",
+            "s",
+            "line",
+            axis,
+            QUANTILES,
+            tuple(
+                Row(labels[time], tuple(of_quantiles(measured[time], metric).values() if time in measured else _NONE))
+                for time in times
+            ),
+        )
+        for metric, title in METRICS.items()
+    ]
+    series = tuple(STATUSES[name] for name in asked)
+    return [
+        Chart("requests", f"Requests {per} by status", "requests", "stacked", axis, series, requests),
+        Chart("cache", f"Input tokens read from the cache {per}", "%", "line", axis, ("Cache share",), cached),
+        *latency_charts,
+    ]
+
+
+_NONE: Final = (None, None, None)
+
+
+def _start(time: str, step: Step) -> str:
+    """The step that a time of the API lies in."""
+    return time if step != "month" else f"{time[:7]}-01T00:00:00Z"
+
+
+def _times(chosen: Range, known: list[str]) -> list[str]:
+    """Those that are known, and of hours and days those without a request too, up to the last with one."""
+    if not known or chosen.step == "month":
+        return known
+    return [time for time in chosen.times() if time <= known[-1]]
