@@ -23,17 +23,17 @@ from meterhouse.api.wiring import House
 from meterhouse.streams.alerts import EVERY_ALERT
 from meterhouse.warehouse.view import EVERYTHING
 
-EVENTS: Final = 40_000
-DAYS: Final = 21
+EVENTS: Final = 118_000
+DAYS: Final = 62  # a whole month before this one, whatever day it is: bills are compared with it
 SEED: Final = 7
 
 
 def demo(
     ctx: typer.Context,
     serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve the API afterwards, until Ctrl-C.")] = True,
-    events: Annotated[int, typer.Option(min=100, max=10_000_000, help="How many to simulate.")] = EVENTS,
+    events: Annotated[int, typer.Option(min=100, max=10_000_000, help="How many to simulate, about.")] = EVENTS,
 ) -> None:
-    """Three weeks of an invented group's requests, from event to bill, in a folder of its own. Everything shown comes
+    """Two months of an invented group's requests, from event to bill, in a folder of its own. Everything shown comes
     from the pipeline as it runs."""
     began = time.monotonic()
     settings = _fresh(settings_of(ctx))
@@ -41,9 +41,14 @@ def demo(
     with errors(), House(settings, writer=True) as house:
         with as_file(files("meterhouse.api") / "demo.yaml") as control:
             apply_file(house, control, quiet=True)
-        span_s = DAYS * 86_400
+        span_s, end_us = DAYS * 86_400, now_us()
         published = publish_workload(
-            house, events=events, seed=SEED, rate=events / span_s, start_us=now_us() - span_s * 1_000_000
+            house,
+            events=events,
+            seed=SEED,
+            rate=events / span_s,
+            start_us=end_us - span_s * 1_000_000,
+            until_us=end_us,  # nights and weekends are quiet, so that the number alone does not say when it ends
         )
         with stopped_by_signals() as stop:
             committed = run_workers(house, stop, until_idle=True)
@@ -60,8 +65,8 @@ def demo(
 def _show(house: House) -> None:
     reports = Reports(house, EVERYTHING)
     end_us = now_us()
-    weeks = Span(end_us - DAYS * 86_400 * 1_000_000, end_us)
-    show_chargeback(reports.chargeback(weeks, ("tenant", "application"), {}))
+    months = Span(end_us - DAYS * 86_400 * 1_000_000, end_us)
+    show_chargeback(reports.chargeback(months, ("tenant", "application"), {}))
     out.print()
     show_slo(reports.slo(Span()))
     out.print()

@@ -116,8 +116,11 @@ def _start_us(text: str | None, settings: Settings) -> int | None:
     return start_us
 
 
-def publish_workload(house: House, *, events: int, seed: int, rate: float, start_us: int, batch: int = 100) -> int:
-    """Publishes a simulated workload that fits the house's tenants and models, under a progress bar."""
+def publish_workload(
+    house: House, *, events: int, seed: int, rate: float, start_us: int, until_us: int | None = None, batch: int = 100
+) -> int:
+    """Publishes a simulated workload that fits the house's tenants and models, under a progress bar; of it what had
+    arrived by `until_us`."""
     snapshot = _with_models(house.control.snapshot())
     tenants = tuple(tenant.id for tenant in snapshot.tenants)
     try:
@@ -131,6 +134,8 @@ def publish_workload(house: House, *, events: int, seed: int, rate: float, start
     def counted() -> Iterator[Arrival]:
         nonlocal count
         for arrival in arrivals(workload):
+            if until_us is not None and arrival.arrived_us > until_us:
+                break
             count += 1
             yield arrival
 
