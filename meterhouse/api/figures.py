@@ -11,6 +11,8 @@ from meterhouse.api.alert_desk import NoSuch
 from meterhouse.api.clock import now_us
 from meterhouse.api.log_json import newest_totals, record_json
 from meterhouse.api.paging import Asked, Page, Pages, Reached, Standing
+from meterhouse.api.rate_cards import rate_cards_json
+from meterhouse.api.resolutions import resolution_json
 from meterhouse.api.wiring import House
 from meterhouse.ingest.log import USAGE_EVENTS
 from meterhouse.streams.control import EMPTY, Snapshot
@@ -34,13 +36,14 @@ from meterhouse.warehouse.reports.focus_query import BillingAccount, FocusQuery
 from meterhouse.warehouse.reports.forecasts import forecasts
 from meterhouse.warehouse.reports.groups import Filters, Selection
 from meterhouse.warehouse.reports.latencies import Step, latencies
+from meterhouse.warehouse.reports.ledger import ledger
 from meterhouse.warehouse.reports.org_tree import org_tree
 from meterhouse.warehouse.reports.reconciliation import reconciliation
 from meterhouse.warehouse.reports.reconciliation_json import reconciled_requests_json, reconciliation_json
 from meterhouse.warehouse.reports.reconciliation_requests import RequestPlace, WantedRequests, reconciled_requests
 from meterhouse.warehouse.reports.rejects import Place, RejectFilter, RejectLine, Rejects, rejects
 from meterhouse.warehouse.reports.slo import slo
-from meterhouse.warehouse.reports.to_json import charge_json, rfc3339, to_json
+from meterhouse.warehouse.reports.to_json import charge_json, to_json
 from meterhouse.warehouse.reports.usage import Every, Usage, usage
 from meterhouse.warehouse.verify import verify
 from meterhouse.warehouse.view import View
@@ -287,6 +290,15 @@ class Reports:
             shown.update(resolution_json(made.get(place_of(line))))
         return document
 
+    def reject(self, place: RejectPlace) -> Json:
+        """One of them. Raises NoSuch: nothing was rejected there, or it is not seen."""
+        with self._reading() as (books, fresh):
+            page = rejects(books, RejectFilter(at=place), None, 1, fresh)
+        if not page.lines:
+            raise NoSuch("Nothing was rejected there. `GET /v1/rejects` lists what was.")
+        made = self._house.resolutions.of([place])
+        return {**to_json(page)["rejects"][0], **resolution_json(made.get(place))}
+
     def open_rejects(self, matching: RejectFilter, limit: int) -> Sequence[RejectLine]:
         """The newest `limit` rejects that match and are not done with."""
         return self._rejects(matching, None, limit, False)[0].lines
@@ -296,13 +308,14 @@ class Reports:
     ) -> tuple[Rejects, dict[RejectPlace, Resolution]]:
         known: dict[RejectPlace, Resolution] = {}
         kept: list[RejectLine] = []
-        while True:
-            page = rejects(self._books, matching, place, max(limit, _REJECTS_READ), self.freshness())
-            known |= self._house.resolutions.of(map(place_of, page.lines))
-            kept += [line for line in page.lines if resolved or not _is_done(known.get(place_of(line)))]
-            place = page.next
-            if place is None or len(kept) >= limit:
-                break
+        with self._reading() as (books, fresh):
+            while True:
+                page = rejects(books, matching, place, max(limit, _REJECTS_READ), fresh)
+                known |= self._house.resolutions.of(map(place_of, page.lines))
+                kept += [line for line in page.lines if resolved or not _is_done(known.get(place_of(line)))]
+                place = page.next
+                if place is None or len(kept) >= limit:
+                    break
         more = len(kept) > limit or place is not None
         return replace(page, lines=tuple(kept[:limit]), next=kept[limit - 1].place if more else None), known
 
@@ -313,6 +326,16 @@ class Reports:
         totals = newest_totals(house.log)
         window_hours = house.settings.dedupe_window_hours
         return to_json(verify(house.lake, snapshot, totals, window_hours, self.freshness()))
+
+    def ledger(self) -> Json:
+        """What became of all that was read, by partition. It knows no tenants: for who sees all."""
+        with self._reading() as (books, fresh):
+            return to_json(ledger(books, fresh))
+
+    def rate_cards(self) -> Json:
+        """All prices there are, were and will be, by model."""
+        in_use = {card.id for card in self._control.rate_cards}
+        return rate_cards_json(self._with_every_card(), in_use, now_us())
 
     def _with_every_card(self) -> Snapshot:
         """Control data in force with the replaced rate cards too: charges may name them."""
@@ -368,18 +391,5 @@ def _is_done(resolution: Resolution | None) -> bool:
     return resolution is not None and resolution.state == "done"
 
 
-_STATES: Final = {"requeue": "requeued", "repair": "repaired", "discard": "discarded"}
 _REJECTS_READ: Final = 100
 """Rejects read at a time, where those that are done with are left out: payloads are kilobytes."""
-
-
-def resolution_json(resolution: Resolution | None) -> Json:
-    """What was done about a reject: `open`, `pending` (begun, not known to be sent), or how it ended."""
-    if resolution is None:
-        return {"state": "open", "resolved": None, "resolved_by": None, "note": None}
-    return {
-        "state": _STATES[resolution.action] if resolution.state == "done" else "pending",
-        "resolved": rfc3339(resolution.at_us),
-        "resolved_by": resolution.by,
-        "note": resolution.note,
-    }

@@ -28,6 +28,7 @@ EXPECTED = {
     "read_reports": {"admin", "finance", "product_owner", "auditor"},
     "export": {"admin", "finance", "product_owner", "auditor"},
     "read_rejects": {"admin", "finance", "product_owner", "auditor"},
+    "resolve_rejects": {"admin"},
     "read_alerts": {"admin", "finance", "product_owner", "auditor"},
     "answer_alerts": {"admin", "product_owner"},
     "read_quality": {"admin", "finance", "auditor"},

@@ -62,6 +62,7 @@ PLAIN: Final[Mapping[str, tuple[str, ...]]] = {
     "by": ("application", "model", "org_unit", "cost_center", "kind"),
     "then": ("environment",),
     "form": ("csv", "parquet"),
+    "view": ("hex",),
     "action": ("silence.made",),
 }  # fmt: skip
 """Query parameters that name nothing of a tenant, and values worth asking with."""
@@ -73,6 +74,7 @@ IN_PATHS: Final[Mapping[str, Callable[[Known, Marks], str]]] = {
         name: lambda known, m, part=part: known["place"].get(m.number, _NOWHERE["place"]).split("/")[part]
         for part, name in enumerate(("partition", "offset", "index"))
     },
+    "topic": lambda known, m: "usage.events",
     "key_id": lambda known, m: _NOWHERE["key"],  # keys are an admin's
 }
 
@@ -100,6 +102,9 @@ BODIES: Final[Mapping[str, Callable[[Marks], Any]]] = {
     "POST /budgets/alerts/{alert_id}/acknowledgement": lambda m: {"note": "looking"},
     "POST /v1/keys": lambda m: {"name": "key", "role": "gateway", "grants": [{"tenant": m.tenant}]},
     "POST /v1/keys/{key_id}/rotation": lambda m: {},
+    "POST /rejects/resolutions": lambda m: {},
+    "POST /pipeline/verification": lambda m: {},
+    "POST /audit/verification": lambda m: {},
     "POST /v1/silences": lambda m: {
         "subject": f"budget-{m.name}", "until": "2026-12-20T00:00:00Z", "by": "someone", "reason": "work",
     },

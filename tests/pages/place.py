@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -16,8 +17,11 @@ from typing import Any, Final
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 
+from meterhouse.api.auth.caller import PERMITTED, Role
 from meterhouse.api.clock import now_us
+from meterhouse.api.pages.menu import MENU
 from meterhouse.api.workers import Workers
+from meterhouse.ingest.log import USAGE_EVENTS, Message
 from meterhouse.warehouse.control_file import parse
 from meterhouse.warehouse.control_plan import plan
 from tests.api.doors import CONTROL, Gatehouse, gatehouse
@@ -42,6 +46,7 @@ objectives:
 """What the place has beside the tenants' control data."""
 PAGES: Final = (
     "/overview",
+    "/overview/risks",
     "/chargeback",
     "/chargeback?range=last-7-days&by=application&then=model",
     "/chargeback?range=last-30-days&by=kind",
@@ -50,9 +55,22 @@ PAGES: Final = (
     "/application?application=search&range=last-30-days",
     "/slo?objective=assistant-up",
     "/budgets?budget=acme-month&limit=1000000",
+    "/rejects",
+    "/rejects/usage.events/0/0/0",
+    "/rejects/usage.events/0/0/0?view=hex",
+    "/rate-cards",
+    "/rate-cards?provider=atlas&model=large",
+    "/pipeline",
+    "/audit",
 )
-WITHOUT_NAMES: Final = ("by=kind", "application=search")
+WITHOUT_NAMES: Final = ("by=kind", "application=search", "/rejects/", "/pipeline", "/audit")
 """Parts of the paths of those that name nothing of the second tenant's to anyone."""
+
+
+def pages_of(role: str) -> list[str]:
+    """Those that a role may open."""
+    refused = tuple(entry.path for entry in MENU if entry.permission not in PERMITTED[Role(role)])
+    return [path for path in PAGES if not path.startswith(refused)]
 
 
 def event(tenant: str, number: int, when: datetime) -> dict[str, Any]:
@@ -90,6 +108,10 @@ def place(folder: Path) -> Iterator[Gatehouse]:
             for tenant in ("acme", "borea")
             for each in range(1 + (DAYS - day) // 4)
         ]
+        for tenant in ("acme", "borea"):  # at 0/0/0 and 0/1/0
+            wrong = event(tenant, 1_000, now)
+            wrong["data"]["status"] = "<b>zebra</b>" if tenant == "borea" else "<b>wrong</b>"
+            doors.house.log.append(USAGE_EVENTS, [Message(tenant.encode(), json.dumps(wrong).encode(), partition=0)])
         answer = doors.ask("admin", "/v1/events", "POST", json=events)
         assert answer.status_code == 204, answer.text
         with Workers(doors.house) as workers:

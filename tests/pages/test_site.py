@@ -94,6 +94,16 @@ def test_a_file_is_kept_for_ever_under_its_hash_and_sent_small(home: httpx.Clien
         assert home.get(f"/static/{name}").status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("accepted", "packed"), [("gzip, br", True), ("gzip;q=0.5", True), ("br", False), ("gzip;q=0", False)]
+)
+def test_a_page_is_packed_for_whoever_unpacks_it(home: httpx.Client, accepted: str, packed: bool) -> None:
+    answer = home.get("/rate-cards", headers={**PEOPLE, "accept-encoding": accepted})
+    assert ("content-encoding" in answer.headers) == packed
+    assert "Accept-Encoding" in answer.headers["vary"]
+    assert "</html>" in answer.text
+
+
 def test_without_built_scripts_pages_say_what_to_run(home: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Assets, "are_built", property(lambda _: False))
     answer = home.get("/overview", headers=PEOPLE)

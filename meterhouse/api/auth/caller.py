@@ -26,6 +26,7 @@ class Permission(StrEnum):
     read_reports = "read_reports"
     export = "export"
     read_rejects = "read_rejects"
+    resolve_rejects = "resolve_rejects"  # send again, repair, discard: of all tenants
     read_alerts = "read_alerts"
     answer_alerts = "answer_alerts"  # acknowledge, silence
     read_quality = "read_quality"  # of all tenants' data

@@ -10,6 +10,7 @@ from meterhouse.api.clock import BadTime, now_us, parse_time
 from meterhouse.api.figures import Span
 from meterhouse.api.pages.ranges import Range, named
 from meterhouse.api.problems import Problem
+from meterhouse.warehouse.reports.groups import datetime_of
 
 GROUPS: Final = {
     "tenant": "Tenant",
@@ -40,6 +41,12 @@ async def range_asked(
     return found
 
 
+async def days_asked(from_: Annotated[str | None, Query(alias="from")] = None, to: str | None = None) -> Span:
+    """What was given, and no end where none was: of lists that people look through from the newest on. Raises Problem
+    (`invalid-parameter`)."""
+    return Span(_time(from_ or None, "from"), _time(to or None, "to"))
+
+
 async def groups_asked(
     by: Annotated[str | None, Query(max_length=40)] = None, then: Annotated[str | None, Query(max_length=40)] = None
 ) -> tuple[str, ...]:
@@ -49,6 +56,12 @@ async def groups_asked(
         if name not in GROUPS:
             raise Problem("invalid-parameter", f"{name!r} is nothing to lay costs out by: {', '.join(GROUPS)} are.")
     return asked
+
+
+def days_of(span: Span) -> dict[str, str]:
+    """The days that a form shows for what it was asked with."""
+    ends = (("from", span.from_us), ("to", span.to_us))
+    return {name: "" if at_us is None else datetime_of(at_us).date().isoformat() for name, at_us in ends}
 
 
 def span_of(chosen: Range) -> Span:
@@ -62,5 +75,6 @@ def _time(text: str | None, name: str) -> int | None:
         raise Problem("invalid-parameter", f"{name}: {wrong}") from None
 
 
+DaysOf = Annotated[Span, Depends(days_asked)]
 RangeOf = Annotated[Range, Depends(range_asked)]
 GroupsOf = Annotated[tuple[str, ...], Depends(groups_asked)]

@@ -60,10 +60,16 @@ class Assets:
             raise Problem("not-found", f"There is no file of this name.{why}")
         named = request.url.query == asset.tag
         headers = {"Cache-Control": _FOR_EVER if named else "no-cache", "Vary": "Accept-Encoding"}
-        if "gzip" in request.headers.get("accept-encoding", ""):
+        if takes_gzip(request):
             headers["Content-Encoding"] = "gzip"
         body = asset.zipped if "Content-Encoding" in headers else asset.body
         return Response(body, headers=headers, media_type=asset.media_type)
+
+
+def takes_gzip(request: Request) -> bool:
+    """Whether whoever asks unpacks gzip. `gzip;q=0` says that they do not."""
+    offered = [each.replace(" ", "").lower() for each in request.headers.get("accept-encoding", "").split(",")]
+    return any(each == "gzip" or (each.startswith("gzip;q=") and each[7:].strip("0.")) for each in offered)
 
 
 def _asset(suffix: str, body: bytes) -> Asset:

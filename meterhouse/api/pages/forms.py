@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -17,11 +17,19 @@ MAX_FIELDS: Final = 40
 """More than any form of ours has."""
 
 
-async def fields(request: Request) -> Mapping[str, str]:
-    """What the form says. Raises Problem (`forbidden`: it comes from elsewhere, or of another session)."""
-    check_media_type(request, FORM)
-    _check_origin(request)
-    body = await read_body(request, MAX_FORM_BYTES, "Shorten its texts.")
+def fields_of(limit: int) -> Callable[[Request], Awaitable[Mapping[str, str]]]:
+    """A dependency: what a form of at most `limit` bytes says. Raises Problem (`forbidden`: it comes from elsewhere, or
+    of another session)."""
+
+    async def fields(request: Request) -> Mapping[str, str]:
+        check_media_type(request, FORM)
+        _check_origin(request)
+        return _read(request, await read_body(request, limit, "Shorten its texts."))
+
+    return fields
+
+
+def _read(request: Request, body: bytes) -> Mapping[str, str]:
     try:
         said = dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS))
     except ValueError:
@@ -39,4 +47,4 @@ def _check_origin(request: Request) -> None:
         raise Problem("forbidden", "A form of another site is not taken. Open this server's own page and use its form.")
 
 
-FieldsOf = Annotated[Mapping[str, str], Depends(fields)]
+FieldsOf = Annotated[Mapping[str, str], Depends(fields_of(MAX_FORM_BYTES))]

@@ -23,6 +23,10 @@ MENU: Final = (
     Entry("/application", "Applications", Permission.read_reports),
     Entry("/slo", "Objectives", Permission.read_reports),
     Entry("/budgets", "Budgets", Permission.read_reports),
+    Entry("/rejects", "Rejects", Permission.read_rejects),
+    Entry("/rate-cards", "Rate cards", Permission.read_reports),
+    Entry("/pipeline", "Pipeline", Permission.read_quality),
+    Entry("/audit", "Audit", Permission.read_audit),
 )
 
 

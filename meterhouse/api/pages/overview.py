@@ -49,7 +49,6 @@ def overview_page(request: Request, reports: ReportsOf) -> Response:
     moment_us = now_us()
     week = named("last-7-days", moment_us)
     moved = reports.comparison(span_of(week), ("tenant",), {})
-    budgets, objectives = reports.budgets(Span()), reports.slo(Span())
     figures, daily = _costs(reports, moment_us)
     shown = {
         "title": "Overview",
@@ -58,12 +57,24 @@ def overview_page(request: Request, reports: ReportsOf) -> Response:
         "daily": daily,
         "week": week,
         "movers": _movers(moved),
+    }
+    response: Response = request.app.state.pages.page(request, "overview.html", shown, as_of=moved["as_of"])
+    return response
+
+
+@router.get("/overview/risks")
+def risks_page(request: Request, reports: ReportsOf) -> Response:
+    """What needs a look. The overview loads it as a part, once it is shown itself: forecasts and objectives read weeks,
+    many times what costs do."""
+    budgets, objectives = reports.budgets(Span()), reports.slo(Span())
+    shown = {
+        "title": "What needs a look",
         "budgets": budgets["budgets"],
         "at_risk": [each for each in budgets["budgets"] if is_at_risk(each)],
         "objectives": objectives["objectives"],
         "burning": [each for each in objectives["objectives"] if is_burning(each)],
     }
-    response: Response = request.app.state.pages.page(request, "overview.html", shown, as_of=objectives["as_of"])
+    response: Response = request.app.state.pages.page(request, "risks.html", shown, as_of=objectives["as_of"])
     return response
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 
 from meterhouse.api.dependencies import HouseOf
 from meterhouse.api.schemas import common as schemas
+from meterhouse.api.wiring import House
 from meterhouse.ingest.log import USAGE_EVENTS, LogError
 from meterhouse.warehouse.control import ControlUnavailable
 from meterhouse.warehouse.lake import LakeError
@@ -26,19 +27,25 @@ def ready(request: Request, response: Response, house: HouseOf) -> dict[str, Any
     """200 when log, control data and lake can be read, the gate knows its budgets and the workers run; else 503, and
     which one fails. How old the spend is that admissions go by is said, and no failure: each budget has its policy for
     that."""
+    told = readiness(request.app, house)
+    response.status_code = 200 if told["status"] == "ok" else 503
+    return told
+
+
+def readiness(app: FastAPI, house: House) -> dict[str, Any]:
+    """What `/readyz` says."""
     checks: dict[str, Any] = {}
     try:
         checks["log"] = sum(house.log.end_offsets(USAGE_EVENTS).values())
         checks["control_version"] = house.control.version()
-        checks["lake_lag_records"] = request.app.state.reports.lag_records()
+        checks["lake_lag_records"] = app.state.reports.lag_records()
         checks["gate_ready"] = house.admissions.gate.ready
         checks["budget_state_age_s"] = house.admissions.state_age_s()
     except (LogError, ControlUnavailable, LakeError) as trouble:
         checks["trouble"] = str(trouble)
-    workers = request.app.state.workers_alive
+    workers = app.state.workers_alive
     checks["workers"] = workers()
     unready = "trouble" in checks or not checks["workers"] or not checks["gate_ready"]
-    response.status_code = 503 if unready else 200
     return {"status": "unready" if unready else "ok", "checks": checks}
 
 

@@ -7,6 +7,7 @@ Money is text with twelve decimals, whole counts are integers, times are RFC 333
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from decimal import Decimal
 from fractions import Fraction
 from functools import singledispatch
@@ -15,6 +16,7 @@ from typing import Any
 from meterhouse.streams.budget import BudgetState
 from meterhouse.streams.budget_state import plain
 from meterhouse.streams.control import Scope
+from meterhouse.streams.ledger import Counts
 from meterhouse.streams.money import price_text, to_pico, to_text
 from meterhouse.warehouse.reports.as_of import AsOf
 from meterhouse.warehouse.reports.budgets import BudgetLine, Budgets
@@ -24,6 +26,7 @@ from meterhouse.warehouse.reports.charges import Charge, Charges
 from meterhouse.warehouse.reports.groups import datetime_of
 from meterhouse.warehouse.reports.histograms import Percentiles
 from meterhouse.warehouse.reports.latencies import Latencies
+from meterhouse.warehouse.reports.ledger import LedgerReport, became
 from meterhouse.warehouse.reports.rejects import RejectLine, Rejects
 from meterhouse.warehouse.reports.removed import Removed
 from meterhouse.warehouse.reports.slo import ObjectiveLine, Ratio, Slo
@@ -147,6 +150,24 @@ def _(report: Rejects) -> Json:
     return {
         "rejects": [_reject(line) for line in report.lines],
         "next": None if report.next is None else report.next.to_token(),
+        "as_of": as_of_json(report.as_of),
+    }
+
+
+@to_json.register
+def _(report: LedgerReport) -> Json:
+    return {
+        "partitions": [
+            {
+                "partition": line.partition,
+                "next_offset": line.next_offset,
+                "waiting": line.waiting,
+                "arrived": None if line.arrived_us is None else rfc3339(line.arrived_us),
+                **_counts(line.counts),
+            }
+            for line in report.lines
+        ],
+        "total": {"waiting": sum(line.waiting for line in report.lines), **_counts(report.total)},
         "as_of": as_of_json(report.as_of),
     }
 
@@ -291,6 +312,11 @@ def _budget(line: BudgetLine, currency: str) -> Json:
 def _amount(state: BudgetState, amount: int) -> str:
     """Money with twelve decimals or, of a budget in tokens, a whole number: text either way."""
     return str(amount) if state.limit_pico is None else to_text(amount)
+
+
+def _counts(counts: Counts) -> Json:
+    """With what law 1 says is 0: what was read, less what became of it."""
+    return {**asdict(counts), "difference": counts.read - became(counts)}
 
 
 def _law(result: LawResult) -> Json:

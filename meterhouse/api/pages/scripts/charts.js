@@ -96,4 +96,7 @@ const seen = new ResizeObserver((entries) => {
 
 draw();
 document.addEventListener("htmx:afterSettle", draw);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+// On paper a chart has paper's colours and its width.
+for (const when of ["(prefers-color-scheme: dark)", "print"]) {
+  matchMedia(when).addEventListener("change", () => { draw(); drawn.forEach((chart) => chart.resize()); });
+}
