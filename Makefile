@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo pages screenshots test check bench bench-api bench-kafka bench-budgets fmt lock crash soak kafka secrets release-api litellm notebooks clean
+.PHONY: help demo pages screenshots test check bench bench-api bench-pages bench-kafka bench-budgets fmt lock crash soak kafka secrets release-api litellm notebooks clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -48,6 +48,9 @@ bench: $(READY) ## measure each figure beside its limit
 
 bench-api: $(READY) ## publish 10,000 events/s over HTTP for five minutes, reports beside (ARGS="--seconds 30")
 	$(BIN)/python -m bench.api $(ARGS)
+
+bench-pages: $(READY) $(PAGES) ## how fast pages are with the roll-ups of 100 million events behind them; needs Chromium
+	$(BIN)/python -m bench.page_speed $(ARGS)
 
 bench-kafka: $(READY) ## measure metering from a real Kafka (ARGS=--long: four times the events); needs Java and Maven
 	$(BIN)/python -m bench.kafka $(ARGS)
