@@ -78,7 +78,7 @@ def test_a_file_that_leaves_is_in_the_audit_log(site: Site) -> None:
 
 @pytest.mark.parametrize("path", ROUTES)
 def test_a_form_that_is_not_there_is_a_406_that_lists_those_that_are(site: Site, path: str) -> None:
-    answer = site.http.get(path, headers={"accept": "application/xml, text/html;q=0.5"})
+    answer = site.http.get(path, headers={"accept": "application/xml, image/png;q=0.5"})
     document = problem(answer, 406, "not-acceptable")
     assert document["offered"] == [form.value for form in Form]
     assert answer.headers["vary"] == "Accept"

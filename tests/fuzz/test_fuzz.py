@@ -88,7 +88,8 @@ def _run(town: Town, folder: Path, seed: int, examples: int) -> None:
         check=False,
         timeout=1_500,
     )  # fmt: skip
-    said = done.stdout[done.stdout.find("= FAILURES") :]
+    begins = [at for part in ("= ERRORS", "= FAILURES") if (at := done.stdout.find(part)) >= 0]
+    said = done.stdout[min(begins, default=-MAX_SAID) :]
     (folder / "failures.txt").write_text(said)
     assert done.returncode == 0, said[:MAX_SAID] + done.stderr[-2_000:]
     assert json.loads(report.read_text())["complete"]
