@@ -24,6 +24,9 @@ TOKEN = "of-the-operator"
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 PROGRAM = Path(sys.executable).with_name("schemathesis")
 MAX_SAID = 20_000
+MOST_OWN_ERRORS = 1
+"""Runs in which schemathesis fell over itself and found nothing wrong with an answer: of two workers on one server one
+may replay what the other has changed since. Seen once in six runs of 20,000 calls; one that comes again is a fault."""
 RUNS = 20
 """Each makes as many calls as are still lacking, or what it finds of them."""
 
@@ -61,16 +64,19 @@ def test_no_call_breaks_the_server_and_each_answer_is_as_its_document_says(town:
     counted = Counted(town.app.middleware_stack or town.app)
     town.app.middleware_stack = counted
     operations = sum(len(methods) for methods in town.app.openapi()["paths"].values())
+    own_errors: list[str] = []
     for seed in range(RUNS):
         lacking = CALLS - counted.calls
         if lacking <= 0:
             break
-        _run(town, tmp_path, seed, max(1, lacking // (2 * operations)))
+        own_errors += _run(town, tmp_path, seed, max(1, lacking // (2 * operations)))
+    assert len(own_errors) <= MOST_OWN_ERRORS, "\n".join(own_errors)
     assert counted.calls >= CALLS
     assert town.http.get("/healthz").json() == {"status": "ok", "checks": {}}
 
 
-def _run(town: Town, folder: Path, seed: int, examples: int) -> None:
+def _run(town: Town, folder: Path, seed: int, examples: int) -> list[str]:
+    """Fails on whatever the server did wrong; returns what schemathesis says of a fault of its own."""
     report, config = folder / f"report-{seed}.json", folder / "schemathesis.toml"
     few = max(1, examples // 8)
     config.write_text(CONFIG.read_text().replace("EXAMPLES", str(examples)).replace("FEW", str(few)))
@@ -91,5 +97,10 @@ def _run(town: Town, folder: Path, seed: int, examples: int) -> None:
     begins = [at for part in ("= ERRORS", "= FAILURES") if (at := done.stdout.find(part)) >= 0]
     said = done.stdout[min(begins, default=-MAX_SAID) :]
     (folder / "failures.txt").write_text(said)
-    assert done.returncode == 0, said[:MAX_SAID] + done.stderr[-2_000:]
-    assert json.loads(report.read_text())["complete"]
+    told = json.loads(report.read_text())
+    own = not told["failures"] and {error["title"] for error in told["errors"]} == {"Runtime Error"}
+    if own:
+        print(said[:MAX_SAID])
+    assert own or done.returncode == 0, said[:MAX_SAID] + done.stderr[-2_000:]
+    assert told["complete"]
+    return [said[:MAX_SAID]] if own else []

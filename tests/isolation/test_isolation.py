@@ -25,8 +25,9 @@ SHARES: Final = 4
 three times. What is asked without one, every ordered pair of tenants is."""
 _MOVING: Final = re.compile(
     r'\d{4}-\d\d-\d\dT[\d:.]+(?:Z|\+00:00)|"as_of":\{[^}]*\}\}|"id":"[^"]*"|"reservation":"[^"]*"'
+    r'|name="form_token" value="[^"]*"|As of <time.*'
 )
-"""What differs from one moment to the next: times, how far the lake is, ids made by chance."""
+"""What differs from one moment to the next: times, how far the lake is, ids and tokens made by chance."""
 
 
 @pytest.fixture(scope="module")
