@@ -26,7 +26,7 @@ PROGRAM = Path(sys.executable).with_name("schemathesis")
 MAX_SAID = 20_000
 MOST_OWN_ERRORS = 1
 """Runs in which schemathesis fell over itself and found nothing wrong with an answer: of two workers on one server one
-may replay what the other has changed since. Seen once in six runs of 20,000 calls; one that comes again is a fault."""
+may replay what the other has changed since. Seen once in four runs of 20,000 calls; one that comes again is a fault."""
 RUNS = 20
 """Each makes as many calls as are still lacking, or what it finds of them."""
 
