@@ -14,7 +14,8 @@ import structlog
 from meterhouse.api.figures import Reports
 from meterhouse.api.wiring import House
 from meterhouse.api.workers import give_way
-from meterhouse.warehouse.lake import LakeError
+from meterhouse.warehouse.lake import Lake, LakeError
+from meterhouse.warehouse.lake_trouble import TROUBLE
 
 EVERY_S: Final = 0.5
 """How often it looks for the commits of other processes, which tell nobody: a look costs 3 ms."""
@@ -46,15 +47,15 @@ class LookAhead:
             lake = self._house.opened_lake
             moved = self._stop if lake is None else lake.moved
             moved.wait(EVERY_S)
-            if lake is not None:
+            if lake is not None and not self._stop.is_set():
                 lake.moved.clear()
-                self.look()
+                self._look(lake)
 
-    def look(self) -> None:
+    def _look(self, lake: Lake) -> None:
         """Trouble is the next report's to tell."""
         if not self._house.sums.asked_lately():
             return
         try:
             self._reports.look_ahead()
-        except LakeError as trouble:
-            _log.debug("nothing is kept ahead", reason=str(trouble))
+        except (LakeError, *TROUBLE) as trouble:
+            _log.debug("nothing is kept ahead", reason=lake.config.told(trouble))
