@@ -17,15 +17,8 @@ from meterhouse.api.pages.pipeline import PARTS
 from meterhouse.api.problems import Problem
 from meterhouse.warehouse.view import EVERYTHING
 from tests.api.doors import Gatehouse
-from tests.pages.place import place
 
 REJECT = "usage.events/0/0/0"
-
-
-@pytest.fixture(scope="module")
-def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gatehouse]:
-    with place(tmp_path_factory.mktemp("place")) as doors:
-        yield doors
 
 
 class Person:

@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser
 
 from meterhouse.api.figures import Reports, Span
 from meterhouse.api.pages.asked import span_of
 from meterhouse.api.pages.ranges import range_of
 from meterhouse.warehouse.view import EVERYTHING, Grant
 from tests.api.doors import Gatehouse
-from tests.pages.place import Reader, browser, place, reading
-
-
-@pytest.fixture(scope="module")
-def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gatehouse]:
-    with place(tmp_path_factory.mktemp("place")) as doors:
-        yield doors
-
-
-@pytest.fixture(scope="module")
-def opened() -> Iterator[Browser]:
-    with browser() as opened:
-        yield opened
-
-
-@pytest.fixture
-def reader(opened: Browser, doors: Gatehouse) -> Iterator[Reader]:
-    with reading(opened, doors) as reader:
-        yield reader
+from tests.pages.place import Reader
 
 
 def values(reader: Reader, selector: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -10,25 +9,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.api.doors import Gatehouse
-from tests.pages.place import CANARIES, PAGES, ROLES, WITHOUT_NAMES, Reader, browser, pages_of, place, reading
-
-
-@pytest.fixture(scope="module")
-def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gatehouse]:
-    with place(tmp_path_factory.mktemp("place")) as doors:
-        yield doors
-
-
-@pytest.fixture(scope="module")
-def opened() -> Iterator[Browser]:
-    with browser() as opened:
-        yield opened
-
-
-@pytest.fixture
-def reader(opened: Browser, doors: Gatehouse) -> Iterator[Reader]:
-    with reading(opened, doors) as reader:
-        yield reader
+from tests.pages.place import CANARIES, PAGES, ROLES, WITHOUT_NAMES, Reader, pages_of, reading
 
 
 @pytest.mark.parametrize("role", ROLES)
