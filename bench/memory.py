@@ -81,7 +81,7 @@ def main() -> None:
             house.control.apply(made, now_us())
             fill_lake(house)
             fill(house, NEW_EVENTS, 100)
-        command = [sys.executable, "-m", "meterhouse.api.cli", "--home", str(settings.home), "work", "--until-idle"]
+        command = [sys.executable, "-m", "meterhouse", "--home", str(settings.home), "work", "--until-idle"]
         began = time.perf_counter()
         subprocess.run(command, check=True, env=os.environ | {"METERHOUSE_MAX_AHEAD_S": "3600"})
         took_s = time.perf_counter() - began

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-COMMAND: Final = (sys.executable, "-m", "meterhouse.api.cli")
+COMMAND: Final = (sys.executable, "-m", "meterhouse")
 LEAVE_S: Final = 120.0
 """For the last commit of what it has read."""
 

@@ -23,7 +23,7 @@ from meterhouse.ingest.kafka_log import KafkaLog
 from meterhouse.ingest.log import Message
 from meterhouse.warehouse.lake import LakeError
 
-COMMAND: Final = (sys.executable, "-m", "meterhouse.api.cli")
+COMMAND: Final = (sys.executable, "-m", "meterhouse")
 PRICE: Final = "2.50"
 LEAVE_S: Final = 60.0
 LOOK_S: Final = 0.05

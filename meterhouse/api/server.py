@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from typing import Final
 
@@ -38,6 +39,7 @@ class Server(uvicorn.Server):
         # acknowledgement of its head, 40 ms.
         for listening in sockets or ():
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        gc.freeze()  # routes and schemas stay to the end: see meterhouse.__main__
         super().run(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

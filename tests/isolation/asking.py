@@ -87,6 +87,10 @@ class Ask:
     body: Any = None
 
     @property
+    def of_a_page(self) -> bool:
+        return not self.path.startswith(("/v1/", "/api/"))
+
+    @property
     def text(self) -> str:
         return json.dumps([self.path, dict(self.params), self.body])
 

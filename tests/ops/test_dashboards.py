@@ -10,9 +10,6 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from tests.ops.answers import unanswered_test
-from tests.ops.promql import named
-from tests.ops.scraping import Scrape
 from tests.ops.test_rules import promtool
 from tools.dashboards.__main__ import FOLDER, ROOT, dashboards, runbook
 from tools.dashboards.boards import BOARDS
@@ -44,28 +41,6 @@ def test_prometheus_takes_every_query(tmp_path: Path) -> None:
     file = tmp_path / "queries.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "boards", "rules": rules}]}), encoding="utf-8")
     assert f"{len(rules)} rules found" in promtool("check", "rules", str(file))
-
-
-def test_queries_and_legends_ask_for_metrics_and_labels_that_processes_say(known: dict[str, set[str]]) -> None:
-    lacking = {panel: named(query).unknown(known) for panel, query in QUERIES.items()}
-    assert {panel: names for panel, names in lacking.items() if names} == {}
-    for panel, query in QUERIES.items():
-        asked = set(re.findall(r"\{\{(\w+)\}\}", panel))
-        found = named(query)
-        kept = found.labels if re.search(r"\bby \(", query) else {"process", "instance"}
-        assert asked <= kept, panel
-
-
-def test_every_query_has_an_answer_in_what_processes_say(scraped: dict[str, Scrape], tmp_path: Path) -> None:
-    asked = {f"q{number}": query.replace("$__rate_interval", "5m") for number, query in enumerate(QUERIES.values())}
-    promtool("test", "rules", str(unanswered_test(scraped, asked, tmp_path)))
-
-
-def test_every_metric_of_ours_is_on_a_board(known: dict[str, set[str]]) -> None:
-    drawn = {name for query in QUERIES.values() for name in named(query).metrics}
-    families = {re.sub(r"_(bucket|count|sum|created)$", "", name) for name in known if name.startswith("meterhouse_")}
-    unseen = {each for each in families if not {each, f"{each}_total", f"{each}_bucket", f"{each}_count"} & drawn}
-    assert unseen == set()
 
 
 def test_each_panel_has_a_unit_and_a_title_of_its_own_and_asks_the_source_that_is_provisioned() -> None:

@@ -12,9 +12,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from tests.ops.answers import unanswered_test
 from tests.ops.promql import Named, named, sides
-from tests.ops.scraping import Scrape
 from tests.services.need import skip_or_fail
 
 ROOT: Final = Path(__file__).parents[2]
@@ -53,51 +51,6 @@ def test_no_rule_is_untested() -> None:
                 (fires if case.get("exp_alerts") else silent).add(case["alertname"])
     names = {rule["alert"] for rule in rules()}
     assert (fires, silent) == (names, names)
-
-
-def test_rules_ask_for_metrics_and_labels_that_processes_say(
-    scraped: dict[str, Scrape], known: dict[str, set[str]]
-) -> None:
-    assert {rule["alert"]: named(rule["expr"]).unknown(known) for rule in rules()} == {
-        rule["alert"]: [] for rule in rules()
-    }
-
-
-def test_what_a_rule_compares_is_there_in_what_processes_say(scraped: dict[str, Scrape], tmp_path: Path) -> None:
-    """Of what joins metrics, too: names alone do not say that labels meet."""
-    asked = {
-        f"{rule['alert']}{number}": side
-        for rule in rules()
-        if "absent" not in rule["expr"]  # it has an answer when there is none
-        for number, side in enumerate(sides(rule["expr"]))
-    }
-    assert len(asked) > len(rules())
-    promtool("test", "rules", str(unanswered_test(scraped, asked, tmp_path)))
-
-
-def test_what_processes_say_is_as_prometheus_wants_it(scraped: dict[str, Scrape]) -> None:
-    for scrape in scraped.values():
-        assert promtool("check", "metrics", said=scrape.text) == ""
-
-
-def test_a_process_says_nothing_of_workers_that_it_does_not_run(scraped: dict[str, Scrape]) -> None:
-    of = {
-        "meter": "meterhouse_buffered_events",
-        "budget-worker": "meterhouse_budget_states_said_total",
-        "alert-sender": "meterhouse_alerts_waiting",
-    }
-    for process in of:
-        assert [each for each, name in of.items() if name in scraped[process].labels()] == [process]
-    assert [name for name in of.values() if name not in scraped["serve"].labels()] == []  # embedded, it runs them all
-
-
-def test_no_label_names_a_tenant_a_model_or_a_user(known: dict[str, set[str]]) -> None:
-    allowed = {
-        "away", "channel", "check", "folder", "format", "generation", "implementation", "kind", "le", "major", "method",
-        "minor", "outcome", "partition", "patchlevel", "reason", "route", "stage", "status", "suite", "table",
-        "version", "worker",
-    }  # fmt: skip
-    assert set[str]().union(*known.values()) - allowed == set()
 
 
 def test_words_of_an_alert_name_labels_that_it_has() -> None:

@@ -46,7 +46,7 @@ SCRAPE: Final = "2s"
 _ITSELF: Final = ("localhost", "127.0.0.1", "0.0.0.0")
 
 _PROGRAMS: Final = {
-    "meterhouse": '#!/bin/sh\nexec {python} -m meterhouse.api.cli "$@"\n',
+    "meterhouse": '#!/bin/sh\nexec {python} -m meterhouse "$@"\n',
     "python": '#!/bin/sh\nexec {python} "$@"\n',
     "nc": "#!{python}\nimport socket, sys\nsocket.create_connection((sys.argv[-2], int(sys.argv[-1])), 5).close()\n",
     # Its class is not among the jars that tests have.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-COMMAND: Final = (sys.executable, "-m", "meterhouse.api.cli")
+COMMAND: Final = (sys.executable, "-m", "meterhouse")
 SEED: Final = 7
 PARTS: Final = (6_000, 7_000, 8_500)
 """Events in each third of the time, so that there is growth to be seen."""
