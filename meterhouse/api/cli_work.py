@@ -14,6 +14,7 @@ from typing import Annotated, Final
 
 import typer
 
+from meterhouse.api.addresses import LOOPBACK
 from meterhouse.api.allocator import share_arenas
 from meterhouse.api.cli_common import (
     FAILED,
@@ -31,7 +32,7 @@ from meterhouse.api.cli_common import (
 )
 from meterhouse.api.clock import now_us
 from meterhouse.api.metrics_server import serving_metrics
-from meterhouse.api.settings import LOOPBACK, Settings
+from meterhouse.api.settings import Settings
 from meterhouse.api.wiring import House
 from meterhouse.api.workers import Workers, give_way
 from meterhouse.streams.meter import Progress

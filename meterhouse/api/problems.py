@@ -80,8 +80,13 @@ def answer(request: Request, problem: Problem) -> Response:
 
 
 def is_for_people(request: Request) -> bool:
-    """Browsers that show a page say that they take HTML; programs do not."""
-    return "text/html" in request.headers.get("accept", "")
+    """Browsers that show a page say that they take HTML; programs do not. htmx asks for parts of pages and says so."""
+    return "text/html" in request.headers.get("accept", "") or is_part(request)
+
+
+def is_part(request: Request) -> bool:
+    """Whether htmx asks, for a part of the page that it is in."""
+    return request.headers.get("HX-Request") == "true"
 
 
 def responses(*names: str) -> dict[int | str, dict[str, Any]]:

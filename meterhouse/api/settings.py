@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from meterhouse.api.addresses import is_postgresql, is_safe_address, without_secrets
 from meterhouse.api.auth.caller import Family
 from meterhouse.api.secret_files import Environment
 from meterhouse.streams.reconciliation import Limits, Terms
@@ -31,8 +32,6 @@ RATES: Final = "ingest=60000 admissions=600000 reports=600 exports=60"
 that a person or a nightly program does comes near the others."""
 _RETAINED: Final = ("charges", "node_events", "rejects", "quality")
 _S3_PLACE: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_.-]+)+/?")
-LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
-"""Names of this machine that nobody else reaches."""
 
 
 class Settings(BaseSettings):
@@ -127,6 +126,16 @@ class Settings(BaseSettings):
     oidc_audience: str | None = Field(None, min_length=1, description="what those tokens must be for")
     oidc_jwks_url: str | None = Field(None, description="https:// of its keys; unset: its discovery document says it")
     oidc_algorithms: str = Field("RS256 ES256", description="signatures that are taken, blanks between them")
+    oidc_client_id: str | None = Field(
+        None, min_length=1, max_length=200, description="this server at the issuer: people sign in to the pages there"
+    )
+    oidc_client_secret: SecretStr | None = Field(
+        None, description="its secret at the issuer; unset: a public client, which PKCE alone protects"
+    )
+    oidc_scopes: str = Field("openid profile email", description="what is asked of the issuer, blanks between them")
+    public_url: str | None = Field(
+        None, description="https:// of the pages as browsers reach them; the issuer sends people back to it"
+    )
     oidc_clock_skew_s: int = Field(60, ge=0, le=300, description="how far the issuer's clock may be from ours")
     oidc_role_claim: str = Field("meterhouse_role", min_length=1, description="the claim that names the role")
     oidc_grants_claim: str = Field("meterhouse_grants", min_length=1, description="and its tenants, a list")
@@ -140,7 +149,7 @@ class Settings(BaseSettings):
     @field_validator("catalogue", "control")
     @classmethod
     def _is_postgresql(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None and not _is_postgresql(url.get_secret_value()):
+        if url is not None and not is_postgresql(url.get_secret_value()):
             raise ValueError("write postgresql://user:password@host:port/database, or unset it for SQLite in the home")
         return url
 
@@ -187,12 +196,23 @@ class Settings(BaseSettings):
     @field_validator("oidc_issuer", "oidc_jwks_url")
     @classmethod
     def _is_issuer(cls, url: str | None) -> str | None:
-        if url is not None:
-            parts = urlsplit(url)
-            safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
-            if not safe or not parts.hostname or "@" in parts.netloc or parts.fragment:
-                raise ValueError("write https://host/path as the issuer does (http:// on this machine only)")
+        if url is not None and not is_safe_address(url):
+            raise ValueError("write https://host/path as the issuer does (http:// on this machine only)")
         return url
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_public(cls, url: str | None) -> str | None:
+        if url is not None and (not is_safe_address(url) or urlsplit(url).path.strip("/") or urlsplit(url).query):
+            raise ValueError("write https://host as browsers reach it, without a path (http:// on this machine only)")
+        return None if url is None else url.rstrip("/")
+
+    @field_validator("oidc_scopes")
+    @classmethod
+    def _are_scopes(cls, text: str) -> str:
+        if "openid" not in text.split():
+            raise ValueError("write openid among them: without it the issuer says nothing of who signs in")
+        return text
 
     @field_validator("oidc_algorithms")
     @classmethod
@@ -227,6 +247,12 @@ class Settings(BaseSettings):
             raise ValueError("set METERHOUSE_OIDC_ISSUER and METERHOUSE_OIDC_AUDIENCE both, or neither")
         if self.oidc_jwks_url is not None and self.oidc_issuer is None:
             raise ValueError("METERHOUSE_OIDC_JWKS_URL is set without METERHOUSE_OIDC_ISSUER: set it too")
+        if self.oidc_client_id is not None and (self.oidc_issuer is None or self.public_url is None):
+            raise ValueError(
+                "METERHOUSE_OIDC_CLIENT_ID is set: set METERHOUSE_OIDC_ISSUER and METERHOUSE_PUBLIC_URL too"
+            )
+        if self.oidc_client_secret is not None and self.oidc_client_id is None:
+            raise ValueError("METERHOUSE_OIDC_CLIENT_SECRET is set without METERHOUSE_OIDC_CLIENT_ID: set it too")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("set METERHOUSE_TLS_CERT and METERHOUSE_TLS_KEY both, or neither")
         return self
@@ -271,8 +297,8 @@ class Settings(BaseSettings):
     def connections(self) -> str:
         """What this process is connected to, in two lines without secrets: log and control data, then the lake."""
         log = f"Kafka {self.kafka_bootstrap}" if self.kafka_bootstrap else f"embedded {self.log_path}"
-        control = _without_secrets(self.control) or f"SQLite {self.control_path}"
-        catalogue = _without_secrets(self.catalogue) or f"SQLite {self.catalogue_path}"
+        control = without_secrets(self.control) or f"SQLite {self.control_path}"
+        catalogue = without_secrets(self.catalogue) or f"SQLite {self.catalogue_path}"
         files = f"{self.data} at {self.s3_endpoint or 'Amazon S3'}" if self.data else str(self.data_path)
         return f"log: {log}; control data: {control}\nlake: catalogue {catalogue}; files {files}"
 
@@ -355,19 +381,3 @@ def problems_of(error: ValueError) -> str:
         ": ".join([*(f"METERHOUSE_{str(part).upper()}" for part in problem["loc"][:1]), problem["msg"]])
         for problem in error.errors(include_input=False, include_url=False)
     )
-
-
-def _is_postgresql(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme == "postgresql" and bool(parts.hostname) and len(parts.path) > 1 and parts.port != 0
-    except ValueError:  # a port that is no number
-        return False
-
-
-def _without_secrets(url: SecretStr | None) -> str | None:
-    """Host, port and database of a URL: neither its user nor its password, nor its options."""
-    if url is None:
-        return None
-    parts = urlsplit(url.get_secret_value())
-    return f"PostgreSQL {parts.netloc.rpartition('@')[2]}{parts.path}"

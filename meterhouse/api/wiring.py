@@ -16,7 +16,7 @@ from meterhouse.api.head_keeper import HeadKeeper
 from meterhouse.api.housekeeping import Housekeeping
 from meterhouse.api.retaining import retaining
 from meterhouse.api.settings import Settings
-from meterhouse.api.wiring_edges import channels_of, sessions_of, tokens_of, tracing_of
+from meterhouse.api.wiring_edges import channels_of, code_flow_of, sessions_of, tokens_of, tracing_of
 from meterhouse.api.wiring_places import control_url, lake_config
 from meterhouse.ingest.event import Lateness
 from meterhouse.ingest.log import EventLog, LogError, TopicSpec
@@ -211,11 +211,13 @@ class House:
         from meterhouse.api.auth.key_ring import KeyRing
         from meterhouse.api.auth.refusals import RefusalLog
 
+        tokens = tokens_of(self.settings)
         doors = Doors(
             KeyRing(self.keys, self._steady_snapshot, now_us),
-            tokens_of(self.settings),
+            tokens,
             RefusalLog(self._database, now_us),
             sessions_of(self.settings),
+            code_flow_of(self.settings, tokens),
         )
         return self._closing.enter_context(Authentication(self.settings.auth, doors))
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import SecretStr
+
 from meterhouse.api.clock import now_us
 from meterhouse.api.settings import Settings
 
 if TYPE_CHECKING:
+    from meterhouse.api.auth.code_flow import CodeFlow
     from meterhouse.api.auth.oidc import OidcTokens
     from meterhouse.api.auth.sessions import Sessions
     from meterhouse.api.tracing import Tracing
@@ -40,8 +43,24 @@ def tokens_of(settings: Settings) -> OidcTokens | None:
 def sessions_of(settings: Settings) -> Sessions:
     from meterhouse.api.auth.sessions import Sessions
 
-    secret = settings.session_secret
-    return Sessions(None if secret is None else secret.get_secret_value(), now_us)
+    return Sessions(_text(settings.session_secret), now_us)
+
+
+def code_flow_of(settings: Settings, tokens: OidcTokens | None) -> CodeFlow | None:
+    """How people sign in at the issuer, where this server is a client of it."""
+    if tokens is None or settings.oidc_issuer is None or settings.oidc_client_id is None:
+        return None
+    from meterhouse.api.auth.attempts import Attempts
+    from meterhouse.api.auth.code_flow import Client, CodeFlow
+
+    client = Client(
+        settings.oidc_client_id, _text(settings.oidc_client_secret), settings.public_url or "", settings.oidc_scopes
+    )
+    return CodeFlow(settings.oidc_issuer, client, tokens, Attempts(_text(settings.session_secret), now_us))
+
+
+def _text(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
 
 
 def channels_of(settings: Settings) -> list[Channel]:

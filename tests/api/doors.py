@@ -116,6 +116,6 @@ def gatehouse(folder: Path, issuer: Issuer | None = None, **settings: Any) -> It
         there.make("acme_gateway", "gateway", Grant("acme"))
         there.make("assistant_gateway", "gateway", Grant("acme", "assistant"))
         there.app = create_app(house)
-        there.http = stack.enter_context(served(there.app))
+        there.http = stack.enter_context(served(there.app, settings.get("port", 0)))
         there.http.timeout = httpx.Timeout(60)
         yield there

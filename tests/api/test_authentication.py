@@ -18,7 +18,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from meterhouse.api.app import create_app
-from meterhouse.api.auth import jwks
+from meterhouse.api.auth import issuer as issuers
 from meterhouse.api.clock import now_us
 from meterhouse.api.settings import Settings
 from meterhouse.api.wiring import House
@@ -78,7 +78,7 @@ def test_a_signing_key_that_is_new_is_fetched_and_unknown_ones_do_not_hammer_the
             forged = jwt.encode(issuer.claims(), issuer.keys["first"], "RS256", {"kid": f"made-up-{number}"})
             problem(doors.show(forged), 401, "unauthenticated")
         assert issuer.asked == 1  # half a minute has not gone by
-        monkeypatch.setattr(jwks, "ASKED_AGAIN_S", 0.0)
+        monkeypatch.setattr(issuers, "ASKED_AGAIN_S", 0.0)
         issuer.away = True
         problem(doors.show(issuer.token("second")), 401, "unauthenticated")
         assert doors.show(issuer.token()).status_code == 200  # the last keys are believed meanwhile

@@ -139,6 +139,7 @@ def test_addresses_of_apprise_are_never_shown() -> None:
 
 
 ISSUER: dict[str, Any] = {"oidc_issuer": "https://id.example", "oidc_audience": "meterhouse"}
+CLIENT: dict[str, Any] = {**ISSUER, "oidc_client_id": "pages", "public_url": "https://meterhouse.example"}
 
 
 def test_an_issuer_may_speak_http_on_this_machine_only() -> None:
@@ -151,6 +152,23 @@ def test_an_issuer_may_speak_http_on_this_machine_only() -> None:
 @pytest.mark.parametrize("algorithms", ["HS256", "none", "RS256 HS512", "", "rs256"])
 def test_only_signatures_of_key_pairs_are_taken(algorithms: str) -> None:
     assert "whoever can check a token can make one" in refused(**ISSUER, oidc_algorithms=algorithms)
+
+
+def test_people_sign_in_at_the_issuer_of_tokens_and_come_back_to_a_known_address() -> None:
+    for name in ("oidc_issuer", "public_url"):
+        lacking = {key: value for key, value in CLIENT.items() if key not in (name, "oidc_audience")}
+        lacking |= {} if name == "oidc_issuer" else ISSUER
+        assert f"METERHOUSE_{name.upper()}" in refused(**lacking)
+    assert "METERHOUSE_OIDC_CLIENT_ID" in refused(**ISSUER, oidc_client_secret=SECRET)
+    assert Settings(**CLIENT | {"public_url": "http://localhost:8080/"}).public_url == "http://localhost:8080"
+    for url in (
+        "http://meterhouse.example",
+        "https://meterhouse.example/pages",
+        f"https://a:{SECRET}@b",
+        "https://a?b",
+    ):
+        assert "METERHOUSE_PUBLIC_URL: Value error, write https://host" in refused(**CLIENT | {"public_url": url})
+    assert "write openid among them" in refused(**CLIENT, oidc_scopes="profile email")
 
 
 @pytest.mark.parametrize("name", ["oidc_issuer", "oidc_audience", "tls_cert", "tls_key", "oidc_jwks_url"])
@@ -201,6 +219,7 @@ def test_each_secret_may_stand_in_a_file(name: str, told: Callable[[str, str | b
     text = texts.get(name, SECRET)
     told(name, f"{text}\n")
     beside = {key: value for key, value in S3.items() if key != name} if name.startswith("s3") else {}
+    beside |= CLIENT if name.startswith("oidc") else {}
     assert getattr(Settings(**beside), name).get_secret_value() == text
 
 

@@ -10,7 +10,8 @@ import pytest
 from fastapi import Request, Response
 
 from meterhouse.api.auth.caller import Caller, Role
-from meterhouse.api.auth.sessions import LASTS_S, MAX_COOKIE, Sessions, SessionTooLarge
+from meterhouse.api.auth.seals import MAX_COOKIE
+from meterhouse.api.auth.sessions import LASTS_S, Sessions, SessionTooLarge
 from meterhouse.api.clock import now_us
 from meterhouse.api.pages.looks import within
 from meterhouse.warehouse.view import EVERYTHING, Grant, View

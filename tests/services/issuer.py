@@ -6,17 +6,29 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+from urllib.parse import parse_qsl, urlsplit
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 AUDIENCE: Final = "meterhouse"
+
+Asked = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Said:
+    """An answer: its status, a document or nothing, and where it leads."""
+
+    status: int
+    document: Any = None
+    location: str = ""
 
 
 @dataclass
@@ -51,6 +63,14 @@ class Issuer:
             "/keys": {"keys": keys},
         }
 
+    def got(self, path: str, asked: Asked) -> Said:
+        self.asked += path == "/keys"
+        found = None if self.away else self.documents().get(path)
+        return Said(404 if found is None else 200, found)
+
+    def posted(self, path: str, form: Asked, authorization: str) -> Said:
+        return Said(404)
+
 
 def _public(key_id: str, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> dict[str, Any]:
     if isinstance(key, rsa.RSAPrivateKey):
@@ -58,16 +78,27 @@ def _public(key_id: str, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) ->
     return {**ECAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": key_id, "use": "sig"}
 
 
+Kind = TypeVar("Kind", bound=Issuer)
+
+
 @contextmanager
-def own_issuer() -> Iterator[Issuer]:
-    """An issuer with the key `first`."""
+def own_issuer(kind: type[Kind] = Issuer, host: str = "127.0.0.1") -> Iterator[Kind]:  # type: ignore[assignment]
+    """An issuer with the key `first`, under this name of this machine."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            there.asked += self.path == "/keys"
-            found = None if there.away else there.documents().get(self.path)
-            body = json.dumps(found).encode()
-            self.send_response(404 if found is None else 200)
+            parts = urlsplit(self.path)
+            self.say(there.got(parts.path, dict(parse_qsl(parts.query))))
+
+        def do_POST(self) -> None:
+            form = self.rfile.read(int(self.headers["content-length"])).decode()
+            self.say(there.posted(self.path, dict(parse_qsl(form)), self.headers.get("authorization", "")))
+
+        def say(self, said: Said) -> None:
+            body = json.dumps(said.document).encode()
+            self.send_response(said.status)
+            if said.location:
+                self.send_header("location", said.location)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -76,7 +107,7 @@ def own_issuer() -> Iterator[Issuer]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    there = Issuer(f"http://127.0.0.1:{server.server_port}")
+    there = kind(f"http://{host}:{server.server_port}")
     there.add_key("first")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

@@ -10,14 +10,16 @@ from urllib.parse import urlsplit
 
 from fastapi import Request
 
+from meterhouse.api.addresses import LOOPBACK
+from meterhouse.api.auth.attempts import Attempt
 from meterhouse.api.auth.caller import LOCAL, Caller, NotAuthenticated, view_of
+from meterhouse.api.auth.code_flow import Answer, CodeFlow
 from meterhouse.api.auth.key_ring import KeyRing
 from meterhouse.api.auth.oidc import OidcTokens
 from meterhouse.api.auth.refusals import RefusalLog
 from meterhouse.api.auth.sessions import Sessions
 from meterhouse.api.operations import PAGES
 from meterhouse.api.problems import Problem
-from meterhouse.api.settings import LOOPBACK
 from meterhouse.warehouse import key_text
 
 Mode = Literal["auto", "on", "off"]
@@ -28,17 +30,22 @@ MAX_CREDENTIALS: Final = 8_192
 """Characters of an Authorization header: tokens with long lists of groups have some thousands."""
 
 _HOW: Final = "Send `Authorization: Bearer` with an API key (`meterhouse keys create`, POST /v1/keys) or a token."
+_NO_FLOW: Final = (
+    "Nobody signs in to this server at an identity provider. Whoever runs it sets METERHOUSE_OIDC_CLIENT_ID and"
+    " METERHOUSE_PUBLIC_URL beside its issuer; meanwhile, sign in with a key at /sign-in."
+)
 _NOT_VALID: Final = "The API key or token is not valid, or no more. Ask whoever runs this server for a new one."
 
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """What credentials are held against; `tokens` None: there is no issuer."""
+    """What credentials are held against; `tokens` None: there is no issuer; `code_flow` None: nobody signs in there."""
 
     ring: KeyRing
     tokens: OidcTokens | None
     refusals: RefusalLog
     sessions: Sessions
+    code_flow: CodeFlow | None
 
 
 class Authentication:
@@ -47,7 +54,7 @@ class Authentication:
     def __init__(self, mode: Mode, doors: Doors) -> None:
         self._mode = mode
         self._ring, self._tokens, self.refusals = doors.ring, doors.tokens, doors.refusals
-        self.sessions = doors.sessions
+        self.sessions, self.code_flow = doors.sessions, doors.code_flow
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="meterhouse-keys", daemon=True)
 
@@ -105,6 +112,17 @@ class Authentication:
         if self._tokens is None or len(credentials) > MAX_CREDENTIALS:
             raise NotAuthenticated("malformed")
         return await self._tokens.caller_of(credentials, self._ring.tenants)
+
+    async def returned(self, attempt: Attempt | None, answer: Answer) -> Caller:
+        """Who comes back from the issuer. Raises NotAuthenticated, Problem (`forbidden`; `not-found`: nobody signs in
+        there), ControlUnavailable."""
+        return await self.flow().caller_of(attempt, answer, self._ring.tenants)
+
+    def flow(self) -> CodeFlow:
+        """Raises Problem (`not-found`)."""
+        if self.code_flow is None:
+            raise Problem("not-found", _NO_FLOW)
+        return self.code_flow
 
     def __enter__(self) -> Self:
         self._ring.look()

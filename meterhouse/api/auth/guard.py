@@ -13,7 +13,20 @@ from meterhouse.api.auth.rates import Rates
 from meterhouse.api.operations import every_route
 from meterhouse.api.problems import Problem
 
-PUBLIC: Final = frozenset({"/healthz", "/readyz", "/metrics", "/", "/sign-in", "/sign-out", "/look", "/static/{name}"})
+PUBLIC: Final = frozenset(
+    {
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/",
+        "/sign-in",
+        "/sign-in/oidc",
+        "/sign-in/oidc/done",
+        "/sign-out",
+        "/look",
+        "/static/{name}",
+    }
+)
 """Paths that anyone who reaches the server may read: they tell of no tenant."""
 
 DOCUMENTATION: Final = frozenset({"/docs", "/openapi.json"})

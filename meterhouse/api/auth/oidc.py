@@ -1,7 +1,8 @@
-"""Bearer tokens of an OpenID Connect issuer: who they name, verified offline with the issuer's public keys."""
+"""Tokens of an OpenID Connect issuer: who they name, verified offline with the issuer's public keys."""
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -61,9 +62,21 @@ class OidcTokens:
         Raises NotAuthenticated; Problem (`forbidden`): the token is sound and its claims give no role here;
         ControlUnavailable: the issuer's keys are not known.
         """
-        return self._named(await self._claims(token), tenants)
+        return self._named(await self._claims(token, self._settings.audience, _REQUIRED), tenants)
 
-    async def _claims(self, token: str) -> Mapping[str, Any]:
+    async def person_of(self, id_token: str, client_id: str, nonce: str, tenants: frozenset[str]) -> Caller:
+        """Whom an ID token names that the issuer made for this client, when it was asked with this nonce. Raises as
+        `caller_of`. OpenID Connect Core, 3.1.3.7; its `azp` must be ours wherever it is not for us alone."""
+        claims = await self._claims(id_token, client_id, (*_REQUIRED, "iat", "nonce"))
+        said = claims["nonce"]
+        if not isinstance(said, str) or not hmac.compare_digest(said.encode(errors="replace"), nonce.encode()):
+            raise NotAuthenticated("nonce")
+        is_for_others = claims["aud"] not in (client_id, [client_id])
+        if claims.get("azp", None if is_for_others else client_id) != client_id:
+            raise NotAuthenticated("authorized_party")
+        return self._named(claims, tenants)
+
+    async def _claims(self, token: str, audience: str, required: Sequence[str]) -> Mapping[str, Any]:
         settings = self._settings
         try:
             # Not verified yet: it says which key to try, of those that are the issuer's own.
@@ -78,10 +91,10 @@ class OidcTokens:
                 token,
                 key,
                 algorithms=[key.algorithm_name],
-                audience=settings.audience,
+                audience=audience,
                 issuer=settings.issuer,
                 leeway=settings.clock_skew_s,
-                options={"require": list(_REQUIRED), "enforce_minimum_key_length": True},
+                options={"require": list(required), "enforce_minimum_key_length": True},
             )
         except PyJWTError as wrong:
             raise NotAuthenticated(_REASONS.get(type(wrong), "token")) from None

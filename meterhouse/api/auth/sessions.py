@@ -6,34 +6,26 @@ that is revoked ends its sessions at once; signing out ends one on this server, 
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import secrets
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-import jwt
 from fastapi import Request, Response
-from jwt.exceptions import PyJWTError
 
+from meterhouse.api.addresses import LOOPBACK
 from meterhouse.api.auth.caller import Caller, Role, grant_of
-from meterhouse.api.settings import LOOPBACK
+from meterhouse.api.auth.seals import MAX_COOKIE, Over, Seal
 from meterhouse.warehouse.view import Grant
 
 LASTS_S: Final = 8 * 3_600
 """A working day. Whoever was given less, or nothing more, is not let in for longer than that by a cookie."""
 TOKEN_LASTS_S: Final = 3_600
 """Of a session that a token began: the issuer cannot take it back, so it is asked again each hour."""
-MAX_ENDED: Final = 100_000
-"""Sessions that are remembered to be over, some 10 MB. Beyond it the oldest would be forgotten, which are those that
-end next by themselves."""
-MAX_COOKIE: Final = 3_500
-"""Characters; browsers drop a cookie of more than 4,096 with its name and attributes."""
 FORM_FIELD: Final = "form_token"
 
-_ALGORITHM: Final = "HS256"
+_COOKIE: Final = "meterhouse"
 _TOKEN_BYTES: Final = 32
 
 
@@ -58,10 +50,8 @@ class Sessions:
     """May be shared between threads. `secret` None: made anew, so that sessions end when the process does."""
 
     def __init__(self, secret: str | None, clock_us: Callable[[], int]) -> None:
-        self._key = hashlib.sha256((secret or secrets.token_urlsafe(32)).encode()).digest()
-        self._clock_us = clock_us
-        self._ended: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._seal = Seal(secret, "session", clock_us)
+        self._ended = Over(self._seal.now_s)
 
     def begin(self, request: Request, response: Response, session: Session) -> None:
         """Signs someone in: sets the cookie. Raises SessionTooLarge."""
@@ -74,48 +64,29 @@ class Sessions:
             "grants": None if session.grants is None else list(map(str, session.grants)),
             "exp": session.until_s,
         }
-        text = jwt.encode(claims, self._key, _ALGORITHM)
+        text = self._seal.closed(claims)
         if len(text) > MAX_COOKIE:
             raise SessionTooLarge
-        lasts_s = session.until_s - self._now_s()
-        # Lax: with strict a link in a mail would lead those who are signed in to the sign-in page.
-        response.set_cookie(
-            cookie_of(request),
-            text,
-            max_age=lasts_s,
-            path="/",
-            httponly=True,
-            secure=is_secure(request),
-            samesite="lax",
-        )
+        keep(request, response, _COOKIE, text, session.until_s - self._seal.now_s())
 
     def new(self, who: Caller) -> Session:
         """A session of this caller that begins now."""
         sort, _, subject = who.id.partition(":")
         via: Literal["key", "token"] = "key" if sort == "key" else "token"
-        until_s = self._now_s() + (LASTS_S if via == "key" else TOKEN_LASTS_S)
+        until_s = self._seal.now_s() + (LASTS_S if via == "key" else TOKEN_LASTS_S)
         return Session(secrets.token_urlsafe(16), via, subject, who.name, who.role, who.view.grants, until_s)
 
     def of(self, request: Request) -> Session | None:
         """The session of whoever makes the request; None: there is none, or it is over."""
-        text = request.cookies.get(cookie_of(request))
-        if text is None or len(text) > MAX_COOKIE:
-            return None
-        try:
-            # The time is checked below, by our own clock.
-            options: Any = {"verify_exp": False, "require": ["jti", "exp", "sub"]}
-            claims = jwt.decode(text, self._key, algorithms=[_ALGORITHM], options=options)
-        except PyJWTError:
-            return None
-        session = _session(claims)
-        return session if self._now_s() < session.until_s and session.id not in self._ended else None
+        claims = self._seal.opened(kept(request, _COOKIE))
+        return None if claims is None or claims["jti"] in self._ended else _session(claims)
 
     def end(self, request: Request, response: Response) -> None:
         """Signs out: the cookie is taken back, and is worth nothing any more."""
         session = self.of(request)
         if session is not None:
-            self._note_end(session)
-        response.delete_cookie(cookie_of(request), path="/", httponly=True, secure=is_secure(request), samesite="lax")
+            self._ended.note(session.id, session.until_s)
+        take_back(request, response, _COOKIE)
 
     def form_token(self, session: Session | None) -> str:
         """What a form of this session must send back; no other site can read it. It is another text each time: the size
@@ -131,18 +102,7 @@ class Sessions:
         return hmac.compare_digest(_xor(raw[:_TOKEN_BYTES], raw[_TOKEN_BYTES:]), self._token(session))
 
     def _token(self, session: Session | None) -> bytes:
-        return hmac.digest(self._key, b"form:" + (session.id if session else "").encode(), "sha256")
-
-    def _note_end(self, session: Session) -> None:
-        with self._lock:
-            if len(self._ended) >= MAX_ENDED:
-                self._ended = dict(sorted(self._ended.items(), key=lambda each: each[1])[MAX_ENDED // 10 :])
-            now_s = self._now_s()
-            self._ended = {id_: until_s for id_, until_s in self._ended.items() if until_s > now_s}
-            self._ended[session.id] = session.until_s
-
-    def _now_s(self) -> int:
-        return self._clock_us() // 1_000_000
+        return self._seal.mac("form:" + (session.id if session else ""))
 
 
 def _xor(mask: bytes, text: bytes) -> bytes:
@@ -163,9 +123,33 @@ def _session(claims: dict[str, Any]) -> Session:
     )
 
 
-def cookie_of(request: Request) -> str:
-    """The cookie's name. `__Host-`: the browser itself holds it to this host, to TLS and to no Domain."""
-    return "__Host-meterhouse" if is_secure(request) else "meterhouse"
+def keep(request: Request, response: Response, name: str, text: str, lasts_s: int) -> None:
+    """Has the browser keep a text that scripts do not read, and that it sends this server alone."""
+    # Lax: with strict a link in a mail would lead those who are signed in to the sign-in page, and who comes back from
+    # an issuer would have no attempt.
+    response.set_cookie(
+        _named(request, name),
+        text,
+        max_age=lasts_s,
+        path="/",
+        httponly=True,
+        secure=is_secure(request),
+        samesite="lax",
+    )
+
+
+def kept(request: Request, name: str) -> str | None:
+    return request.cookies.get(_named(request, name))
+
+
+def take_back(request: Request, response: Response, name: str) -> None:
+    secure = is_secure(request)
+    response.delete_cookie(_named(request, name), path="/", httponly=True, secure=secure, samesite="lax")
+
+
+def _named(request: Request, name: str) -> str:
+    """`__Host-`: the browser itself holds the cookie to this host, to TLS and to no Domain."""
+    return f"__Host-{name}" if is_secure(request) else name
 
 
 def is_secure(request: Request) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from typing import Final, Literal, get_args
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from fastapi import Request
@@ -61,3 +61,14 @@ def within(path: str | None, otherwise: str = "/") -> str:
         return otherwise
     parts = urlsplit(path)
     return path if not parts.scheme and not parts.netloc and "\\" not in path else otherwise
+
+
+def page_of(request: Request, url: str | None) -> str:
+    """Path and query of a page that a browser names, where it is one of this server's; the first page else."""
+    try:
+        parts = urlsplit(url or "")
+    except ValueError:
+        return within(None)
+    if parts.netloc != request.headers.get("host"):
+        return within(None)
+    return within(urlunsplit(("", "", parts.path, parts.query, "")))

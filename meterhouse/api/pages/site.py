@@ -36,9 +36,8 @@ from meterhouse.api.pages import (
 )
 from meterhouse.api.pages.checks import Check
 from meterhouse.api.pages.links import Query
-from meterhouse.api.problems import Problem
+from meterhouse.api.problems import Problem, is_part
 
-_HTMX: Final = "HX-Request"
 _LEVEL: Final = 5
 """A fifth of the size of a page, for a millisecond or two: beyond it little is won."""
 _STATUS_RETRIED: Final = frozenset({429, 503})
@@ -96,11 +95,17 @@ class Site:
         return response
 
     def _to_sign_in(self, request: Request) -> Response:
-        """`htmx` asks for a part of a page: the whole page must go on."""
-        if request.headers.get(_HTMX) == "true":
-            return Response(status_code=204, headers={"HX-Redirect": "/sign-in"})
-        back = _here(request) if request.method == "GET" else "/"
-        return RedirectResponse(f"/sign-in?next={quote(back, safe='')}", HTTPStatus.SEE_OTHER)
+        """Back to the page that is shown, in the end. `htmx` asks for a part of one: the whole page must go on. What a
+        form would have done is not done later, so it is filled in again on its page."""
+        headers = request.headers
+        if is_part(request):
+            back = looks.page_of(request, headers.get("HX-Current-URL"))
+        else:
+            back = _here(request) if request.method == "GET" else looks.page_of(request, headers.get("Referer"))
+        there = f"/sign-in?next={quote(back, safe='')}"
+        if is_part(request):
+            return Response(status_code=HTTPStatus.NO_CONTENT, headers={"HX-Redirect": there})
+        return RedirectResponse(there, HTTPStatus.SEE_OTHER)
 
 
 def install(app: FastAPI) -> None:
