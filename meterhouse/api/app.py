@@ -95,7 +95,7 @@ def create_app(house: House, *, workers_alive: Callable[[], bool] = lambda: True
     app.state.authenticator = house.authentication
     app.state.rates = Rates(house.settings.rates())
     problems.install(app)
-    app.add_middleware(TellRefusals, refusals=house.authentication.refusals)
+    app.add_middleware(TellRefusals, notices=house.authentication.notices)
     spans = None if house.tracing is None else house.tracing.requests()
     app.add_middleware(CountRequests, metrics=house.metrics.http, spans=spans)
     app.add_middleware(SecureHeaders)

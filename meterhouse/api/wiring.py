@@ -209,13 +209,13 @@ class House:
         # Here, since only a server asks who someone is.
         from meterhouse.api.auth.authentication import Authentication, Doors
         from meterhouse.api.auth.key_ring import KeyRing
-        from meterhouse.api.auth.refusals import RefusalLog
+        from meterhouse.api.auth.notices import Notices
 
         tokens = tokens_of(self.settings)
         doors = Doors(
             KeyRing(self.keys, self._steady_snapshot, now_us),
             tokens,
-            RefusalLog(self._database, now_us),
+            Notices(self._database, now_us),
             sessions_of(self.settings),
             code_flow_of(self.settings, tokens),
         )

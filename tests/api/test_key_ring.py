@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from meterhouse.api.auth import refusals
+from meterhouse.api.auth import notices
 from meterhouse.api.auth.caller import NotAuthenticated
 from meterhouse.api.auth.key_ring import KEEP_US, NOTED_EVERY_US, KeyRing
-from meterhouse.api.auth.refusals import EVERY_US, Refusal, RefusalLog
+from meterhouse.api.auth.notices import EVERY_US, Notice, Notices
 from meterhouse.streams.control import EMPTY
 from meterhouse.warehouse import key_text
 from meterhouse.warehouse.api_keys import ApiKeys, MadeKey, NewKey
@@ -140,12 +140,12 @@ def test_last_use_is_written_once_a_minute_and_again_when_the_database_is_back(r
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
-def refusal(who: str = "key:a", subject: str = "/v1/keys", reason: str = "GET /v1/keys") -> Refusal:
-    return Refusal(who, "access.refused", reason, subject, "192.0.2.1")
+def refusal(who: str = "key:a", subject: str = "/v1/keys", reason: str = "GET /v1/keys") -> Notice:
+    return Notice(who, "access.refused", reason, subject, "192.0.2.1")
 
 
 def test_refusals_of_one_kind_are_an_entry_a_minute_with_their_number(rig: Rig) -> None:
-    log = RefusalLog(rig.engine, lambda: rig.now_us)
+    log = Notices(rig.engine, lambda: rig.now_us)
     log.note(refusal())
     log.write()
     for _ in range(500):
@@ -164,8 +164,8 @@ def test_refusals_of_one_kind_are_an_entry_a_minute_with_their_number(rig: Rig) 
 
 
 def test_whoever_has_many_addresses_fills_one_entry(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refusals, "MAX_TOLD_APART", 10)
-    log = RefusalLog(rig.engine, lambda: rig.now_us)
+    monkeypatch.setattr(notices, "MAX_TOLD_APART", 10)
+    log = Notices(rig.engine, lambda: rig.now_us)
     for number in range(1_000):
         log.note(refusal(f"address:{number}"))
     log.write()
@@ -173,7 +173,7 @@ def test_whoever_has_many_addresses_fills_one_entry(rig: Rig, monkeypatch: pytes
 
 
 def test_what_someone_chose_is_written_shortened_and_as_any_database_takes_it(rig: Rig) -> None:
-    log = RefusalLog(rig.engine, lambda: rig.now_us)
+    log = Notices(rig.engine, lambda: rig.now_us)
     log.note(refusal(subject="/v1/\0\ud800" + "x" * 10_000))
     log.write()
     assert rig.entries() == [("key:a", "/v1/??" + "x" * 194, 1)]

@@ -67,6 +67,14 @@ def test_programs_are_told_in_their_own_words(doors: Gatehouse) -> None:
     assert (answer.status_code, answer.headers["content-type"]) == (401, "application/problem+json")
 
 
+def test_who_signed_in_is_in_the_audit_log(person: httpx.Client, doors: Gatehouse) -> None:
+    sign_in(person, doors.keys["auditor"])
+    doors.house.authentication.notices.write(every_us=0)
+    key = f"key:{doors.keys['auditor'][4:16]}"
+    told = {"actor": key, "subject": key, "reason": "/sign-in", "address": "127.0.0.1", "count": 1}
+    assert told in doors.audited("session.begun")
+
+
 def test_the_cookie_holds_no_key_and_scripts_do_not_read_it(person: httpx.Client, doors: Gatehouse) -> None:
     set_by = sign_in(person, doors.keys["finance"]).headers["set-cookie"]
     cookie = set_by.split(", ")[-1]
@@ -142,7 +150,7 @@ def test_a_key_that_is_none_is_refused_and_told_to_the_audit_log(person: httpx.C
         assert answer.status_code == 401
         assert 'role="alert"' in answer.text
         assert "set-cookie" not in answer.headers
-    doors.house.authentication.refusals.write(every_us=0)
+    doors.house.authentication.notices.write(every_us=0)
     assert any(entry["reason"] == "malformed" for entry in doors.audited("authentication.failed"))
 
 

@@ -106,7 +106,7 @@ def refused(answer: httpx.Response, doors: Gatehouse, reason: str, status: int =
     """A refusal that begins no session and is told to the audit log."""
     assert answer.status_code == status, answer.text
     assert "meterhouse=ey" not in answer.headers.get("set-cookie", "")
-    doors.house.authentication.refusals.write(every_us=0)
+    doors.house.authentication.notices.write(every_us=0)
     assert reason in {entry["reason"] for entry in doors.audited("authentication.failed")}
     return said_in(answer)
 
@@ -126,6 +126,9 @@ def test_a_person_signs_in_there_and_is_back_where_they_were(
     assert (done.status_code, done.headers["location"]) == (303, PAGE)
     me = person.get("/v1/me").json()
     assert (me["id"], me["name"], me["role"]) == ("oidc:ben", "Ben", "finance")
+    doors.house.authentication.notices.write(every_us=0)
+    told = {"actor": "oidc:ben", "subject": "oidc:ben", "reason": CALLBACK, "address": "127.0.0.1", "count": 1}
+    assert told in doors.audited("session.begun")
     assert person.get(PAGE).status_code == 200
 
 

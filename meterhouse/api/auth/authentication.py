@@ -15,8 +15,8 @@ from meterhouse.api.auth.attempts import Attempt
 from meterhouse.api.auth.caller import LOCAL, Caller, NotAuthenticated, view_of
 from meterhouse.api.auth.code_flow import Answer, CodeFlow
 from meterhouse.api.auth.key_ring import KeyRing
+from meterhouse.api.auth.notices import Notices
 from meterhouse.api.auth.oidc import OidcTokens
-from meterhouse.api.auth.refusals import RefusalLog
 from meterhouse.api.auth.sessions import Sessions
 from meterhouse.api.operations import PAGES
 from meterhouse.api.problems import Problem
@@ -43,7 +43,7 @@ class Doors:
 
     ring: KeyRing
     tokens: OidcTokens | None
-    refusals: RefusalLog
+    notices: Notices
     sessions: Sessions
     code_flow: CodeFlow | None
 
@@ -53,7 +53,7 @@ class Authentication:
 
     def __init__(self, mode: Mode, doors: Doors) -> None:
         self._mode = mode
-        self._ring, self._tokens, self.refusals = doors.ring, doors.tokens, doors.refusals
+        self._ring, self._tokens, self.notices = doors.ring, doors.tokens, doors.notices
         self.sessions, self.code_flow = doors.sessions, doors.code_flow
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="meterhouse-keys", daemon=True)
@@ -135,13 +135,13 @@ class Authentication:
         self._stop.set()
         self._thread.join()
         self._ring.note_uses(every_us=0)
-        self.refusals.write(every_us=0)
+        self.notices.write(every_us=0)
 
     def _run(self) -> None:
         while not self._stop.wait(LOOK_EVERY_S):
             self._ring.look()
             self._ring.note_uses()
-            self.refusals.write()
+            self.notices.write()
 
 
 def _unauthenticated(failed: NotAuthenticated) -> Problem:

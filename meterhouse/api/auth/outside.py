@@ -9,7 +9,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from meterhouse.api.auth.caller import Caller, NotAuthenticated
-from meterhouse.api.auth.refusals import Refusal, RefusalLog
+from meterhouse.api.auth.notices import Notice, Notices
 
 _NOTHING: Final = "default-src 'none'; frame-ancestors 'none'"
 PAGE: Final = (
@@ -51,19 +51,19 @@ class SecureHeaders:
 class TellRefusals:
     """Notes each 401 and 403 for the audit log."""
 
-    def __init__(self, app: ASGIApp, refusals: RefusalLog) -> None:
-        self._app, self._refusals = app, refusals
+    def __init__(self, app: ASGIApp, notices: Notices) -> None:
+        self._app, self._notices = app, notices
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def seen(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] in (401, 403):
-                self._refusals.note(_refusal(scope, message["status"]))
+                self._notices.note(_refusal(scope, message["status"]))
             await send(message)
 
         await self._app(scope, receive, seen if scope["type"] == "http" else send)
 
 
-def _refusal(scope: Scope, status: int) -> Refusal:
+def _refusal(scope: Scope, status: int) -> Notice:
     address = scope["client"][0] if scope.get("client") else "unknown"
     state = scope.get("state", {})
     failed: NotAuthenticated | None = state.get("failed")
@@ -72,8 +72,8 @@ def _refusal(scope: Scope, status: int) -> Refusal:
         subject: str = f"key:{failed.claimed}" if failed and failed.claimed else scope["path"]
         # Only who had its secret was once the key.
         known = failed is not None and failed.claimed is not None and reason in _ONCE_GOOD
-        return Refusal(subject if known else f"address:{address}", "authentication.failed", reason, subject, address)
+        return Notice(subject if known else f"address:{address}", "authentication.failed", reason, subject, address)
     caller: Caller | None = state.get("caller")
     route = str(getattr(scope.get("route"), "path", scope["path"]))
     who = f"address:{address}" if caller is None else caller.id
-    return Refusal(who, "access.refused", f"{scope['method']} {route}", route, address)
+    return Notice(who, "access.refused", f"{scope['method']} {route}", route, address)

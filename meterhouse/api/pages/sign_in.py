@@ -13,6 +13,7 @@ from fastapi.responses import RedirectResponse
 from meterhouse.api.auth.authentication import Authentication
 from meterhouse.api.auth.caller import Caller, NotAuthenticated, Role
 from meterhouse.api.auth.code_flow import RETURN, Answer
+from meterhouse.api.auth.notices import Notice
 from meterhouse.api.auth.sessions import SessionTooLarge, is_secure
 from meterhouse.api.dependencies import MAX_FORM_BYTES
 from meterhouse.api.operations import PAGES
@@ -43,7 +44,7 @@ async def sign_in_page(request: Request, next: str | None = None, signed_out: bo
 
 @router.post("/sign-in")
 async def sign_in(request: Request, fields: FieldsOf) -> Response:
-    """With a key or a token, in place of whoever was signed in. A refusal is told to the audit log as any other."""
+    """With a key or a token, in place of whoever was signed in. It is told to the audit log, and so is a refusal."""
     finding = _authentication(request).holder_of(fields.get("credentials", "").strip())
     return await _begun(request, looks.within(fields.get("next")), finding)
 
@@ -122,6 +123,7 @@ async def _begun(request: Request, back: str, finding: Awaitable[Caller]) -> Res
         response = RedirectResponse(back, HTTPStatus.SEE_OTHER)
         sessions.end(request, response)
         sessions.begin(request, response, sessions.new(who))
+        _authentication(request).notices.note(_begun_by(who, request))
     except NotAuthenticated as failed:
         request.state.failed = failed
         return _page(request, back, failed.said or _NOT_KNOWN, HTTPStatus.UNAUTHORIZED)
@@ -132,6 +134,11 @@ async def _begun(request: Request, back: str, finding: Awaitable[Caller]) -> Res
     except Problem as refused:
         return _page(request, back, refused.detail, refused.status)
     return response
+
+
+def _begun_by(who: Caller, request: Request) -> Notice:
+    address = request.client.host if request.client else "unknown"
+    return Notice(who.id, "session.begun", request.url.path, who.id, address)
 
 
 def _page(

@@ -1,5 +1,5 @@
-"""Requests that were refused for who asks, on their way into the audit log: outside the request's path, and so few that
-nobody can fill the log by asking."""
+"""Who was refused for who they are, and who signed in, on the way into the audit log: outside the request's path, and
+so few that nobody can fill the log by asking."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from meterhouse.warehouse import audit
 from meterhouse.warehouse.database import ControlUnavailable, available, writing
 
 EVERY_US: Final = 60 * 1_000_000
-"""One entry a minute for who is refused for the same reason: with a number, the others would say no more."""
+"""One entry a minute for who is told of for the same reason: with a number, the others would say no more."""
 MAX_TOLD_APART: Final = 1_000
 """Who and why, within a minute. Beyond it all go into one entry: whoever has many addresses gets no more lines."""
 OTHERS: Final = "others"
@@ -35,18 +35,18 @@ class _Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class Notice:
     """`who`: the caller's id, or the address of someone not known. `subject`: the key that was claimed, or a route."""
 
     who: str
-    action: str  # authentication.failed, access.refused
+    action: str  # authentication.failed, access.refused, session.begun
     reason: str
     subject: str
     address: str
 
 
 @dataclass
-class RefusalLog:
+class Notices:
     """`note` waits for nothing; `write` is called by one thread."""
 
     engine: sa.Engine
@@ -54,14 +54,14 @@ class RefusalLog:
     _told: dict[tuple[str, str, str], _Told] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def note(self, refusal: Refusal) -> None:
+    def note(self, notice: Notice) -> None:
         with self._lock:
-            which = (refusal.who, refusal.action, refusal.reason)
+            which = (notice.who, notice.action, notice.reason)
             if which not in self._told and len(self._told) >= MAX_TOLD_APART:
-                which = (OTHERS, refusal.action, OTHERS)
+                which = (OTHERS, notice.action, OTHERS)
             told = self._told.setdefault(which, _Told())
             told.count += 1
-            told.subject, told.address = refusal.subject, refusal.address
+            told.subject, told.address = notice.subject, notice.address
 
     def write(self, *, every_us: int = EVERY_US) -> None:
         """Writes an entry for each that was not told of within `every_us`, and forgets those that ended."""
@@ -83,7 +83,7 @@ class RefusalLog:
                 for which, (told, count) in due.items():
                     audit.append(connection, _deed(which, told, count), now_us)
         except ControlUnavailable as away:
-            _log.warning("refusals are told to the audit log later", reason=str(away))
+            _log.warning("refusals and sign-ins are told to the audit log later", reason=str(away))
             return
         with self._lock:
             for told, count in due.values():
