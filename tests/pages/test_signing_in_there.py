@@ -382,7 +382,10 @@ def test_a_provider_that_is_away_is_a_503_and_keys_go_on(tmp_path: Path, provide
         provider.away = True
         away = person.get("/sign-in/oidc")
         assert away.status_code == 503
-        assert "Try again in half a minute, or sign in with a key" in said_in(away)
+        assert said_in(away) == (
+            "Nobody can sign in this way now: the addresses of the identity provider are not to be had. Try again in"
+            " half a minute, or sign in another way."
+        )
         fields = {"form_token": token_of(away), "credentials": doors.keys["finance"]}
         assert person.post("/sign-in", data=fields).status_code == 303
 

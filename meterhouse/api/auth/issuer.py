@@ -95,7 +95,7 @@ def address(document: Mapping[str, Any], name: str, otherwise: str) -> str:
     """An address that a discovery document has, which TLS must protect as it does the issuer's. Raises IssuerTrouble;
     `otherwise`: what to do then."""
     url = document.get(name)
-    if not isinstance(url, str) or not is_safe_address(url):
+    if not isinstance(url, str) or not is_safe_address(url) or not url.isprintable():
         raise IssuerTrouble(f"its discovery document has no {name} that can be used: {otherwise}")
     return url
 

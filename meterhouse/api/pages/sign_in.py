@@ -25,7 +25,6 @@ from meterhouse.warehouse.control import ControlUnavailable
 router = APIRouter(include_in_schema=False, tags=[PAGES])
 
 _NOT_KNOWN: Final = "This key or token is not valid, or no more. Ask whoever runs this server for a new one."
-_AWAY: Final = "The identity provider does not answer. Try again in half a minute, or sign in with a key."
 _TOO_LARGE: Final = "This token names more tenants than a browser keeps. Ask for one with fewer, or for a key."
 
 
@@ -56,8 +55,8 @@ async def to_issuer(request: Request, next: str | None = None) -> Response:
     attempt = flow.attempts.new(back)
     try:
         response = RedirectResponse(await flow.address(attempt), HTTPStatus.FOUND)
-    except ControlUnavailable:
-        return _page(request, back, _AWAY, HTTPStatus.SERVICE_UNAVAILABLE)
+    except ControlUnavailable as away:
+        return _away(request, back, away)
     flow.attempts.begin(request, response, attempt)
     return response
 
@@ -129,8 +128,8 @@ async def _begun(request: Request, back: str, finding: Awaitable[Caller]) -> Res
         return _page(request, back, failed.said or _NOT_KNOWN, HTTPStatus.UNAUTHORIZED)
     except SessionTooLarge:
         return _page(request, back, _TOO_LARGE, HTTPStatus.UNAUTHORIZED)
-    except ControlUnavailable:
-        return _page(request, back, _AWAY, HTTPStatus.SERVICE_UNAVAILABLE)
+    except ControlUnavailable as away:
+        return _away(request, back, away)
     except Problem as refused:
         return _page(request, back, refused.detail, refused.status)
     return response
@@ -139,6 +138,11 @@ async def _begun(request: Request, back: str, finding: Awaitable[Caller]) -> Res
 def _begun_by(who: Caller, request: Request) -> Notice:
     address = request.client.host if request.client else "unknown"
     return Notice(who.id, "session.begun", request.url.path, who.id, address)
+
+
+def _away(request: Request, back: str, away: ControlUnavailable) -> Response:
+    wrong = f"Nobody can sign in this way now: {away}. Try again in half a minute, or sign in another way."
+    return _page(request, back, wrong, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 def _page(
