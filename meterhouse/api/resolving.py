@@ -20,6 +20,9 @@ from meterhouse.warehouse.reports.rejects import RejectFilter, RejectLine, rejec
 _RUN: Final = 500
 """Rejects whose intents are one transaction and whose bytes are one append: mostly some 500 KB."""
 
+AGAIN: Final = "would be rejected again: "
+"""How an outcome begins of what is left for the reason that follows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -89,7 +92,7 @@ class RejectDesk:
         for line in lines:
             place, judged = place_of(line), self._messages(line.payload)
             if isinstance(judged, str):
-                outcomes[place] = Outcome(place, False, f"would be rejected again: {judged}")
+                outcomes[place] = Outcome(place, False, f"{AGAIN}{judged}")
             else:
                 messages[place] = judged
                 wanted.append(self._wanted(line, "requeue", None))

@@ -38,6 +38,7 @@ OF_A_TENANT: Final[Mapping[str, Callable[[Marks], str]]] = {
     "subject": lambda m: f"budget-{m.name}",
     "budget": lambda m: f"budget-{m.name}",
     "objective": lambda m: f"objective-{m.name}",
+    "only": lambda m: f"application: {m.application(0)}",
 }
 """Query parameters whose values are names of a tenant's things."""
 PLAIN: Final[Mapping[str, tuple[str, ...]]] = {
@@ -63,7 +64,8 @@ PLAIN: Final[Mapping[str, tuple[str, ...]]] = {
     "then": ("environment",),
     "form": ("csv", "parquet"),
     "view": ("hex",),
-    "action": ("silence.made",),
+    "action": ("silence.made", "requeue", "discard"),
+    "name": ("tenant", "application"),
 }  # fmt: skip
 """Query parameters that name nothing of a tenant, and values worth asking with."""
 IN_PATHS: Final[Mapping[str, Callable[[Known, Marks], str]]] = {
@@ -107,6 +109,7 @@ BODIES: Final[Mapping[str, Callable[[Marks], Any]]] = {
     "POST /v1/keys": lambda m: {"name": "key", "role": "gateway", "grants": [{"tenant": m.tenant}]},
     "POST /v1/keys/{key_id}/rotation": lambda m: {},
     "POST /rejects/resolutions": lambda m: {},
+    "POST /rejects/matching": lambda m: {},
     "POST /pipeline/verification": lambda m: {},
     "POST /audit/verification": lambda m: {},
     "POST /v1/silences": lambda m: {

@@ -51,6 +51,7 @@ PAGES: Final = (
     "/chargeback?range=last-7-days&by=application&then=model",
     "/chargeback?range=last-30-days&by=kind",
     "/charges?range=last-7-days",
+    "/filters?range=last-7-days",
     "/application",
     "/application?application=search&range=last-30-days",
     "/slo?objective=assistant-up",
@@ -63,6 +64,8 @@ PAGES: Final = (
     "/pipeline",
     "/audit",
 )
+OF_ADMINS: Final = ("/rejects/matching", "/rejects/matching?action=discard", "/docs")
+"""Those that only some of who may open their neighbours in the menu may open, and those of nobody's menu."""
 WITHOUT_NAMES: Final = ("by=kind", "application=search", "/rejects/", "/pipeline", "/audit")
 """Parts of the paths of those that name nothing of the second tenant's to anyone."""
 

@@ -5,18 +5,26 @@ from __future__ import annotations
 import html
 import json
 import re
+import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import httpx
 import pytest
 
+from meterhouse.api.clock import now_us
 from meterhouse.api.figures import Reports
 from meterhouse.api.pages.checks import Check
 from meterhouse.api.pages.payloads import as_hex, as_text
 from meterhouse.api.pages.pipeline import PARTS
 from meterhouse.api.problems import Problem
+from meterhouse.api.workers import Workers
+from meterhouse.ingest.log import USAGE_EVENTS, Message
+from meterhouse.warehouse.control_file import parse
+from meterhouse.warehouse.control_plan import plan
 from meterhouse.warehouse.view import EVERYTHING
 from tests.api.doors import Gatehouse
+from tests.pages.place import event
 
 REJECT = "usage.events/0/0/0"
 
@@ -199,3 +207,79 @@ def test_the_chain_is_checked_when_someone_asks(doors: Gatehouse, admin: Person)
     shown = admin.post("/audit/verification").text
     assert "The log is whole" in shown
     assert doors.house.audit.head().hash.hex() in shown
+
+
+# -- all rejects that match -------------------------------------------------------------------------------------------
+
+NEWCO = """
+currency: USD
+tenants:
+  - {id: newco, name: Newco, org: [group], cost_center: CC-3}
+"""
+
+
+def sent(doors: Gatehouse, tenant: str, *numbers: int, **wrong: str) -> None:
+    """Events of a tenant, metered."""
+    now = datetime.now(UTC)
+    events = [event(tenant, number, now) for number in numbers]
+    for each in events:
+        each["data"] |= {"model": "large", **wrong}
+    messages = [Message(tenant.encode(), json.dumps(each).encode(), partition=0) for each in events]
+    doors.house.log.append(USAGE_EVENTS, messages)
+    with Workers(doors.house) as workers:
+        workers.run_until_idle(threading.Event())
+
+
+def form_of(text: str) -> dict[str, str]:
+    """What the page's form of all that match would send."""
+    (form,) = re.findall(r'<form [^>]*id="sweep">(.*?)</form>', text, re.DOTALL)
+    return {name: html.unescape(value) for name, value in re.findall(r'name="(\w+)" value="([^"]*)"', form)}
+
+
+def states(doors: Gatehouse) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for line in doors.ask("admin", "/v1/rejects", params={"resolved": "true"}).json()["rejects"]:
+        found.setdefault(line["tenant"], []).append(line["state"])
+    return {tenant: sorted(all_states) for tenant, all_states in found.items()}
+
+
+def test_all_rejects_that_match_are_sent_again_once_and_no_other(doors: Gatehouse, admin: Person) -> None:
+    sent(doors, "newco", 1, 2)
+    sent(doors, "acme", 2_001, status="wrong")
+    before = admin.open("/rejects/matching")
+    assert "<b>3</b> rejects match" in before
+    assert 'value="requeue">Send' not in before  # the tenant is not known yet
+    doors.house.control.apply(plan(parse(NEWCO), doors.house.control.snapshot(), now_us()), now_us())
+    shown = admin.open("/rejects/matching")
+    assert ("Send 2 again" in shown, "<b>1</b> would be rejected again" in shown) == (True, True)
+    sent(doors, "acme", 2_002, status="wrong")  # which nobody was shown
+    form = form_of(shown)
+    assert "2 of 3 done" in admin.post("/rejects/matching", **form).text
+    again = admin.post("/rejects/matching", **form).text
+    assert ("0 of 1 done" in again, "2 had been dealt with before" in again) == (True, True)
+    assert states(doors)["newco"] == ["requeued", "requeued"]
+    assert states(doors)["acme"].count("open") == 2
+    deeds = doors.audited("reject.requeue")
+    assert [deed["actor"] for deed in deeds][-2:] == ["admin", "admin"]
+    with Workers(doors.house) as workers:
+        workers.run_until_idle(threading.Event())
+    assert doors.ask("admin", "/v1/chargeback", params={"tenant": "newco"}).json()["total"]["requests"] == 2
+
+
+def test_all_rejects_that_match_are_discarded_with_a_reason_that_is_kept(doors: Gatehouse, admin: Person) -> None:
+    shown = admin.open("/rejects/matching?action=discard&tenant=acme&reason=bad_status")
+    form = form_of(shown) | {"action": "discard"}
+    assert admin.post("/rejects/matching", **form).status_code == 400
+    assert "2 of 2 done" in admin.post("/rejects/matching", **form, note="a sender's test").text
+    assert states(doors)["acme"].count("open") == 0
+    assert {deed["note"] for deed in doors.audited("reject.discard")[-2:]} == {"a sender's test"}
+    assert "No reject that waits for someone matches" in admin.open("/rejects/matching?tenant=acme")
+
+
+def test_only_who_deals_with_rejects_is_asked_about_all_that_match(doors: Gatehouse) -> None:
+    for role in ("finance", "product_owner", "auditor"):
+        assert doors.ask(role, "/rejects/matching").status_code == 403
+        person = Person(doors, role)
+        assert person.post("/rejects/matching", action="requeue", from_us="0", to_us="1").status_code == 403
+        assert "rejects/matching" not in person.open("/rejects")
+        person.http.close()

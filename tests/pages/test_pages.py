@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.api.doors import Gatehouse
-from tests.pages.place import CANARIES, PAGES, ROLES, WITHOUT_NAMES, Reader, pages_of, reading
+from tests.pages.place import CANARIES, OF_ADMINS, PAGES, ROLES, WITHOUT_NAMES, Reader, pages_of, reading
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -27,7 +27,7 @@ def test_no_page_has_a_complaint_or_anothers_figures(reader: Reader, doors: Gate
 def test_every_page_fits_a_narrow_screen_and_has_no_fault_in_both_themes(opened: Browser, doors: Gatehouse) -> None:
     with reading(opened, doors, viewport={"width": 320, "height": 700}, color_scheme="light") as reader:
         reader.sign_in(doors.keys["admin"])  # who is shown every form
-        for path in (*PAGES, "/docs"):
+        for path in (*PAGES, *OF_ADMINS):
             reader.open(path)
             beyond = reader.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             assert beyond == 0, path
@@ -148,3 +148,75 @@ def test_files_hold_what_the_page_shows(reader: Reader, doors: Gatehouse) -> Non
         column = text.splitlines()[0].split(",").index("cost" if name == "CSV" else "BilledCost")
         assert sum(Decimal(line.split(",")[column]) for line in text.splitlines()[1:]) == Decimal(total)
         assert [mark for mark in CANARIES if mark in text] == []
+
+
+def test_from_the_overview_to_an_exported_month_in_two_clicks(reader: Reader, doors: Gatehouse) -> None:
+    reader.sign_in(doors.keys["finance"])
+    reader.open("/overview")
+    reader.page.get_by_role("navigation").get_by_role("link", name="Chargeback").click()
+    with reader.page.expect_download() as download:
+        reader.page.get_by_role("link", name="CSV", exact=True).click()
+    header, *lines = download.value.path().read_text(encoding="utf-8").splitlines()
+    exported = [Decimal(line.split(",")[header.split(",").index("cost")]) for line in lines]
+    assert sum(exported) == Decimal(doors.ask("finance", "/v1/chargeback").json()["total"]["cost"]) > 0
+
+
+def test_a_filter_is_offered_written_kept_in_the_address_and_taken_away(reader: Reader, doors: Gatehouse) -> None:
+    reader.sign_in(doors.keys["product_owner"])
+    reader.open("/chargeback?range=last-7-days&by=model")
+    whole = reader.figure("#total")
+    field = reader.page.get_by_label("Only")
+    field.focus()
+    reader.page.locator("#known option").first.wait_for(state="attached")
+    values = reader.page.locator("#known option").evaluate_all("all => all.map(each => each.value)")
+    assert {"tenant: acme", "application: search", "model: large", "environment: (none)"} <= set(values)
+    assert [mark for mark in CANARIES if mark in " ".join(values)] == []
+    field.fill("Application: search")
+    field.press("Tab")
+    chip = reader.page.locator("a.chip", has_text="application search")
+    chip.wait_for()
+    assert "application=search" in reader.page.url
+    assert "only=" not in reader.page.url
+    days = {name: reader.page.locator(f"#asked-{name}").input_value() for name in ("from", "to")}
+    said = doors.ask("product_owner", "/v1/chargeback", params={**days, "application": "search"}).json()
+    assert reader.figure("#total") == said["total"]["cost"] != whole
+    chip.click()
+    reader.page.wait_for_url(lambda url: "application=" not in url)
+    assert reader.figure("#total") == whole
+    assert reader.complaints == []
+    reader.page.get_by_label("Only").fill("nonsense")
+    reader.page.get_by_label("Only").press("Tab")
+    reader.page.get_by_role("alert").get_by_text("write `name: value`").wait_for()
+
+
+@pytest.mark.parametrize("path", ["/charges", "/application", "/chargeback"])
+def test_a_filter_that_is_written_becomes_a_parameter(doors: Gatehouse, path: str) -> None:
+    there = {"application": "search", "range": "last-7-days"}
+    answer = doors.ask("finance", path, params={"only": " Tenant: a:c ", **there})
+    assert (answer.status_code, answer.headers["location"]) == (
+        303,
+        f"{path}?application=search&range=last-7-days&tenant=a%3Ac",
+    )
+
+
+def test_a_legend_has_room_at_any_width(reader: Reader, doors: Gatehouse) -> None:
+    reader.sign_in(doors.keys["finance"])
+    reader.page.set_viewport_size({"width": 1200, "height": 700})
+    reader.open("/chargeback?range=last-7-days&by=application")
+    for width, lines in ((1200, 1), (200, 2), (1200, 1)):
+        reader.page.set_viewport_size({"width": width, "height": 700})
+        reader.page.wait_for_function(_LEGEND_HAS_ROOM, arg=lines, timeout=5_000)
+
+
+_LEGEND_HAS_ROOM = """lines => {
+  const figure = document.querySelector("#timeline");
+  const names = [...figure.querySelectorAll("thead th")].slice(1).map((cell) => cell.textContent);
+  const legend = [], others = [];
+  for (const text of figure.querySelectorAll("svg text")) {
+    (names.includes(text.textContent) ? legend : others).push(text.getBoundingClientRect());
+  }
+  const rows = new Set(legend.map((box) => Math.round(box.top)));
+  const last = Math.max(...legend.map((box) => box.bottom)), first = Math.min(...others.map((box) => box.top));
+  return rows.size === lines && legend.length === names.length && last <= first + 1;
+}"""
+"""Its names stand in so many lines, and no text of an axis stands in them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meterhouse.api.pages import words
+from meterhouse.api.pages.chargeback import PARTS, why
 from meterhouse.api.pages.charts import MAX_SERIES, OTHERS, over_time
-from meterhouse.api.pages.compared import lines_of
+from meterhouse.api.pages.compared import table_of
 from meterhouse.api.pages.ranges import NAMES, named
 from meterhouse.streams.money import to_text
 from meterhouse.warehouse.reports.groups import microseconds_of
@@ -32,18 +34,56 @@ def test_a_column_adds_up_as_it_is_shown(pico: list[int], decimals: int) -> None
     assert [line.exact for line in lines] == [to_text(each) for each in pico]
 
 
-@given(st.lists(st.tuples(PICO, PICO), min_size=1, max_size=10))
-def test_changes_add_up_down_and_across(costs: list[tuple[int, int]]) -> None:
-    def figures(now: int, before: int) -> dict[str, object]:
-        side = [{"cost": to_text(each), "requests": 1, "unpriced_requests": 0, "tokens": {}} for each in (now, before)]
-        return {"now": side[0], "before": side[1], "difference": to_text(now - before), "relative": None}
+def compared(costs: list[tuple[int, int]]) -> dict[str, Any]:
+    """A comparison by model, of costs now and before."""
 
-    total = figures(*(sum(side) for side in zip(*costs, strict=True)))
-    lines = [{"model": str(place), "state": "kept", **figures(*each)} for place, each in enumerate(costs)]
-    shown, shown_total = lines_of({"group_by": ["model"], "lines": lines, "total": total})
-    for line in (*shown, shown_total):
+    def figures(now: int, before: int, requests: int) -> dict[str, object]:
+        sides = [
+            {"cost": to_text(each), "requests": requests, "unpriced_requests": 0, "tokens": {"input": requests}}
+            for each in (now, before)
+        ]
+        return {"now": sides[0], "before": sides[1], "difference": to_text(now - before), "relative": None}
+
+    total = figures(sum(now for now, _ in costs), sum(before for _, before in costs), len(costs))
+    lines = [{"model": str(place), "state": "kept", **figures(*each, 1)} for place, each in enumerate(costs)]
+    return {"group_by": ["model"], "lines": lines, "total": total}
+
+
+@given(st.lists(st.tuples(PICO, PICO), min_size=1, max_size=10), st.integers(1, 12), st.booleans())
+def test_changes_add_up_down_and_across_however_few_lines_a_table_has(
+    costs: list[tuple[int, int]], most: int, by_cost: bool
+) -> None:
+    table = table_of(compared(costs), by_cost=by_cost, most=most)
+    assert len(table.lines) == min(most, len(costs))
+    assert table.others == (len(costs) - most + 1 if len(costs) > most else 0)
+    assert (table.lines[-1].state == "others") == (table.others > 0)
+    for line in (*table.lines, table.total):
         assert number(line.now.shown) - number(line.before.shown) == number(line.change.shown)
-    assert sum((number(line.change.shown) for line in shown), Decimal()) == number(shown_total.change.shown)
+    for of in ("now", "before", "change"):
+        column = [number(getattr(line, of).shown) for line in table.lines]
+        assert sum(column, Decimal()) == number(getattr(table.total, of).shown)
+    assert sum(line.requests for line in table.lines) == sum(line.tokens for line in table.lines) == len(costs)
+
+
+@given(st.lists(st.tuples(PICO, PICO), min_size=1, max_size=10), st.lists(PICO, min_size=6, max_size=6))
+def test_causes_add_up_to_the_change_beside_them(costs: list[tuple[int, int]], causes: list[int]) -> None:
+    table = table_of(compared(costs))
+    parts = [*causes, sum(now - before for now, before in costs) - sum(causes)]
+    chart = why({"currency": "USD", "parts": dict(zip(PARTS, map(to_text, parts), strict=True))}, table)
+    shown = [number(cell.shown) for row in chart.rows for cell in row.cells]
+    assert sum(shown, Decimal()) == number(table.total.change.shown)
+    assert f"{table.total.change.shown} USD" in chart.note
+    steps = [abs(each - Decimal(to_text(part))) for each, part in zip(shown, filter(None, parts), strict=True)]
+    assert all(each < Decimal(2).scaleb(-table.decimals) for each in steps)
+
+
+@given(st.lists(st.integers(0, 10**18), min_size=1, max_size=20))
+def test_shares_add_up_to_a_hundred(pico: list[int]) -> None:
+    shown = words.shares([to_text(each) for each in pico])
+    if any(pico):
+        assert sum(Decimal(each.removesuffix(" %")) for each in shown) == 100
+    else:
+        assert set(shown) == {words.NOTHING}
 
 
 @pytest.mark.parametrize(

@@ -6,29 +6,30 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from http import HTTPStatus
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
-from fastapi import Query as Asked
 from fastapi.responses import RedirectResponse
 
 from meterhouse.api.auth.caller import Permission
 from meterhouse.api.auth.guard import only
-from meterhouse.api.dependencies import ReportsOf
+from meterhouse.api.clock import now_us
+from meterhouse.api.dependencies import FiltersOf, ReportsOf
 from meterhouse.api.figures import Reports
 from meterhouse.api.operations import PAGES
 from meterhouse.api.pages.asked import RangeOf, span_of
-from meterhouse.api.pages.chargeback import MAX_LINES, timeline
+from meterhouse.api.pages.chargeback import timeline
 from meterhouse.api.pages.charts import Chart, Row, label_of
-from meterhouse.api.pages.compared import Line, lines_of
+from meterhouse.api.pages.compared import MAX_LINES, Line, table_of
+from meterhouse.api.pages.filtering import AddedOf, texts_of, with_added
 from meterhouse.api.pages.links import Query
 from meterhouse.api.pages.ranges import AXES, NAMES, Range, Step, range_of
 from meterhouse.api.pages.words import Amount, percent, seconds, whole
-from meterhouse.warehouse.reports.groups import Filters
+from meterhouse.warehouse.reports.groups import FILTERS, Filters
+from meterhouse.warehouse.reports.latencies import LATENCY_GROUPS
 
 router = APIRouter(include_in_schema=False, tags=[PAGES], dependencies=only(Permission.read_reports))
 
-Name = Annotated[str | None, Asked(max_length=500)]
 STATUSES: Final[Mapping[str, str]] = {
     "ok": "OK",
     "error": "Errors",
@@ -83,23 +84,30 @@ class OfModel:
 
 @router.get("/application")
 def application_page(
-    request: Request, reports: ReportsOf, chosen: RangeOf, application: Name = None, tenant: Name = None
+    request: Request, reports: ReportsOf, chosen: RangeOf, filters: FiltersOf, added: AddedOf
 ) -> Response:
-    query = Query.of(request).only("range", "from", "to", "application", "tenant")
-    of_tenant: Filters = {"tenant": [tenant]} if tenant else {}
-    common = {"chosen": chosen, "ranges": NAMES, "query": query, "application": application, "tenant": tenant}
-    if application:
-        return _one(request, reports, common, {"application": [application], **of_tenant})
-    compared = reports.comparison(span_of(chosen), ("tenant", "application"), of_tenant)
-    lines, total = lines_of(compared)
-    if len(lines) == 1:
-        return RedirectResponse(query.with_(**lines[0].groups), HTTPStatus.SEE_OTHER)
+    query = Query.of(request).only("range", "from", "to", *FILTERS)
+    if added:
+        return with_added(query, added, LATENCY_GROUPS, single="application")
+    common = {
+        "chosen": chosen,
+        "ranges": NAMES,
+        "query": query,
+        "filters": texts_of(filters),
+        "names": LATENCY_GROUPS,
+        "to_go": chosen.seconds_to_go(now_us()),
+    }
+    if len(filters.get("application", ())) == 1:
+        return _one(request, reports, common, filters)
+    compared = reports.comparison(span_of(chosen), ("tenant", "application"), filters)
+    table = table_of(compared, by_cost=True, most=MAX_LINES)
+    if len(table.lines) == 1:
+        return RedirectResponse(query.with_(**table.lines[0].groups), HTTPStatus.SEE_OTHER)
     shown = common | {
         "title": "Applications",
         "currency": compared["currency"],
-        "lines": sorted(lines, key=lambda line: -Decimal(line.now.exact))[:MAX_LINES],
-        "left_out": len(lines[MAX_LINES:]),
-        "total": total,
+        "table": table,
+        "before_in_words": range_of(compared["compared_with"]).in_words,
     }
     response: Response = request.app.state.pages.page(request, "applications.html", shown, as_of=compared["as_of"])
     return response
@@ -109,19 +117,20 @@ def _one(request: Request, reports: Reports, common: Mapping[str, Any], filters:
     chosen: Range = common["chosen"]
     span, step = span_of(chosen), chosen.step
     compared = reports.comparison(span, ("model",), filters)
-    lines, total = lines_of(compared)
+    table = table_of(compared)
     usage = reports.usage(span, "hour" if step == "hour" else "day", ("model",), filters)
     over_time = reports.latencies(span, (), step, filters)
     by_model = reports.latencies(span, ("model",), "whole", filters)
     shown = dict(common) | {
-        "title": common["application"],
+        "title": common["filters"]["application"][0],
+        "filters_beside": {name: values for name, values in common["filters"].items() if name != "application"},
         "currency": compared["currency"],
-        "total": total,
+        "total": table.total,
         "before_in_words": range_of(compared["compared_with"]).in_words,
         "use": Use.of(usage["lines"]),
         "latencies": {name: of_quantiles(over_time["total"], name) for name in METRICS},
         "metrics": METRICS,
-        "models": _models(lines, usage["lines"], by_model["lines"]),
+        "models": _models(table.lines, usage["lines"], by_model["lines"]),
         "timeline": timeline(reports, chosen, "model", filters),
         "charts": charts(chosen, usage["lines"], over_time["lines"]),
     }

@@ -11,16 +11,18 @@ from fastapi import APIRouter, Request, Response
 from meterhouse.api.answers import Answer
 from meterhouse.api.auth.caller import Permission
 from meterhouse.api.auth.guard import CallerOf, only
+from meterhouse.api.clock import now_us
 from meterhouse.api.dependencies import FiltersOf, ReportsOf
 from meterhouse.api.figures import Reports
 from meterhouse.api.forms import Form
 from meterhouse.api.operations import PAGES
 from meterhouse.api.pages.asked import GROUPS, GroupsOf, RangeOf, span_of
-from meterhouse.api.pages.charts import NONE, Chart, Row, label_of, over_time
-from meterhouse.api.pages.compared import lines_of
+from meterhouse.api.pages.charts import Chart, Row, label_of, over_time
+from meterhouse.api.pages.compared import MAX_LINES, Table, table_of
+from meterhouse.api.pages.filtering import AddedOf, texts_of, with_added
 from meterhouse.api.pages.links import Query
 from meterhouse.api.pages.ranges import AXES, NAMES, Range, range_of
-from meterhouse.api.pages.words import amount, column, decimals_for
+from meterhouse.api.pages.words import amount, decimals_for, parts_of
 from meterhouse.api.problems import Problem
 from meterhouse.api.schemas import reports as schemas
 from meterhouse.warehouse.reports.groups import FILTERS, Filters
@@ -39,8 +41,6 @@ DEEPER: Final[Mapping[str, str]] = {
     "model": "kind",
 }
 """What a line is laid out by when it is opened."""
-MAX_LINES: Final = 500
-"""Of the table: what a person reads, and 200 kB. Files have them all."""
 PARTS: Final[Mapping[str, str]] = {
     "price": "Prices",
     "volume": "Volume",
@@ -59,30 +59,33 @@ def chargeback_page(
     chosen: RangeOf,
     filters: FiltersOf,
     groups: GroupsOf,
+    added: AddedOf,
 ) -> Response:
-    compared = reports.comparison(span_of(chosen), groups, filters)
-    lines, total = lines_of(compared)
-    explained = reports.explanation(span_of(chosen), filters)
     query = Query.of(request).only("range", "from", "to", *FILTERS, "by", "then")
+    if added:
+        return with_added(query, added, FILTERS)
+    compared = reports.comparison(span_of(chosen), groups, filters)
+    table = table_of(compared, most=MAX_LINES)
+    explained = reports.explanation(span_of(chosen), filters)
     shown = {
         "title": "Chargeback",
         "currency": compared["currency"],
         "chosen": chosen,
+        "to_go": chosen.seconds_to_go(now_us()),
         "ranges": NAMES,
         "groups": GROUPS,
-        "filter_names": FILTERS,
+        "asked_groups": groups,
         "by": groups[0],
         "then": groups[1] if len(groups) > 1 else None,
-        "filters": {name: [value or "" for value in values] for name, values in filters.items()},
+        "by_kind": "kind" in groups,
+        "filters": texts_of(filters),
         "query": query,
-        "lines": lines[:MAX_LINES],
-        "left_out": len(lines[MAX_LINES:]),
-        "total": total,
+        "table": table,
+        "total": table.total,
         "before_in_words": range_of(compared["compared_with"]).in_words,
         "deeper": DEEPER,
-        "none": NONE,
         "timeline": timeline(reports, chosen, groups[0], filters),
-        "why": why(explained),
+        "why": why(explained, table),
         "api_query": api_query(query, chosen),
     }
     response: Response = request.app.state.pages.page(request, "chargeback.html", shown, as_of=compared["as_of"])
@@ -116,7 +119,7 @@ def timeline(reports: Reports, chosen: Range, group: str, filters: Filters) -> C
     """Costs over time by one group, each step of the range there."""
     step = chosen.step
     report = reports.chargeback(span_of(chosen), (step, group), filters)
-    series, rows = over_time(report["lines"], step, group)
+    series, rows = over_time(report["lines"], step, group, decimals_for(report["total"]["cost"]))
     if step != "month" and rows:
         rows = _each_step(rows, chosen, len(series))
     rows = tuple(replace(row, label=label_of(row.label, step)) for row in rows)
@@ -132,12 +135,12 @@ def _each_step(rows: tuple[Row, ...], chosen: Range, width: int) -> tuple[Row, .
     return tuple(known.get(time) or Row(time, nothing) for time in times if time <= rows[-1].label)
 
 
-def why(explained: Mapping[str, Any]) -> Chart:
-    """What each cause added to the cost of the range before, or took from it."""
+def why(explained: Mapping[str, Any], table: Table) -> Chart:
+    """What each cause added to the cost of the range before, or took from it: as shown, the change that is shown."""
     causes = {title: explained["parts"][name] for name, title in PARTS.items()}
     found = {title: exact for title, exact in causes.items() if exact.strip("-0.")}
-    places = min(decimals_for(explained[when]) for when in ("before", "now"))
-    shown, total = column(list(found.values()), places)
+    change = table.total.change
+    shown = parts_of(change, list(found.values()), table.decimals)
     rows = tuple(Row(title, (each,)) for title, each in zip(found, shown, strict=True))
-    note = f"The causes add up to the change, {total.shown} {explained['currency']}, exactly."
+    note = f"The causes add up to the change, {change.shown} {explained['currency']}."
     return Chart("why", "Why the cost changed", explained["currency"], "causes", "Cause", ("Change",), rows, note)

@@ -54,7 +54,9 @@ def leading(costs: Mapping[str, Decimal]) -> list[str]:
     return ranked if len(ranked) <= MAX_SERIES else ranked[: MAX_SERIES - 1]
 
 
-def over_time(lines: Iterable[Mapping[str, Any]], time: str, group: str) -> tuple[tuple[str, ...], tuple[Row, ...]]:
+def over_time(
+    lines: Iterable[Mapping[str, Any]], time: str, group: str, decimals: int = 2
+) -> tuple[tuple[str, ...], tuple[Row, ...]]:
     """Series and rows of costs by time and group: the leading groups, and the sum of the others."""
     cells: dict[str, dict[str, Decimal]] = {}
     totals: dict[str, Decimal] = {}
@@ -70,5 +72,5 @@ def over_time(lines: Iterable[Mapping[str, Any]], time: str, group: str) -> tupl
     for label, found in sorted(cells.items()):
         figures = [found.get(name, Decimal()) for name in first]
         figures += [sum((cost for name, cost in found.items() if name in rest), Decimal())] if rest else []
-        rows.append(Row(label, tuple(column([f"{figure:.12f}" for figure in figures])[0])))
+        rows.append(Row(label, tuple(column([f"{figure:.12f}" for figure in figures], decimals)[0])))
     return series, tuple(rows)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
-from meterhouse.api.pages.words import Amount, column, decimals_for, difference
+from meterhouse.api.pages.words import Amount, column, decimals_for, difference, shares
 
+MAX_LINES: Final = 500
+"""Of a table: what a person reads, and 200 kB. Files have them all."""
 _ZERO: Final = "0.000000000000"
+_NO_FIGURES: Final[Mapping[str, Any]] = {"requests": 0, "unpriced_requests": 0, "tokens": {}, "cost": _ZERO}
+
+_OTHERS: Final[Mapping[str, Any]] = {"state": "others", "relative": None}
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
     groups: Mapping[str, str | None]
-    state: str  # kept, new, gone; of the total: kept
+    state: str  # kept, new, gone; of the total: kept; of all lines beyond MAX_LINES together: others
     requests: int
     tokens: int
     unpriced: int
@@ -23,26 +28,44 @@ class Line:
     before: Amount
     change: Amount
     relative: str | None
-    share: Decimal | None  # of the total of now
+    share: str  # of the total of now
 
 
-def lines_of(report: Mapping[str, Any]) -> tuple[list[Line], Line]:
-    """Lines and total, those that changed most first."""
-    ranked = sorted(report["lines"], key=lambda line: -abs(Decimal(line["difference"])))
+@dataclass(frozen=True, slots=True)
+class Table:
+    """`lines`: the last is all `others`, so many, together, where there are more than a table has."""
+
+    lines: Sequence[Line]
+    total: Line
+    others: int
+    decimals: int  # of its money
+
+
+def table_of(report: Mapping[str, Any], *, by_cost: bool = False, most: int | None = None) -> Table:
+    """Lines and total; those that changed most come first, or those that cost most. `most`: lines, None: all."""
+    ranked = sorted(report["lines"], key=_cost_now if by_cost else _changed, reverse=True)
+    others = 0 if most is None or len(ranked) <= most else len(ranked) - most + 1
+    if others:
+        ranked = [*ranked[:-others], _together(ranked[-others:])]
     total = report["total"]
-    places = min(decimals_for(_cost(total, when)) for when in ("now", "before"))
-    columns = [column([_cost(line, when) for line in ranked], places) for when in ("now", "before")]
-    (now, now_total), (before, before_total) = columns
-    whole = Decimal(_cost(total, "now"))
-    shown = [_line(line, report["group_by"], (now[i], before[i]), places, whole) for i, line in enumerate(ranked)]
-    return shown, _line(total, (), (now_total, before_total), places, whole)
+    places = min(decimals_for(_figures(total, when)["cost"]) for when in ("now", "before"))
+    exacts = [[_figures(line, when)["cost"] for line in ranked] for when in ("now", "before")]
+    (now, now_total), (before, before_total) = (column(costs, places) for costs in exacts)
+    parts = shares(exacts[0])
+    costs = zip(now, before, strict=True)
+    lines = [
+        _line(line, report["group_by"], each, places, part)
+        for line, each, part in zip(ranked, costs, parts, strict=True)
+    ]
+    whole = _line(total, (), (now_total, before_total), places, shares([now_total.exact])[0])
+    return Table(lines, whole, others, places)
 
 
-def _line(line: Mapping[str, Any], group_by: Any, costs: tuple[Amount, Amount], places: int, whole: Decimal) -> Line:
-    figures = line["now"] or {"requests": 0, "unpriced_requests": 0, "tokens": {}}
+def _line(line: Mapping[str, Any], group_by: Any, costs: tuple[Amount, Amount], places: int, share: str) -> Line:
+    figures = _figures(line, "now")
     now, before = costs
     return Line(
-        groups={name: line[name] for name in group_by},
+        groups={name: line[name] for name in group_by if name in line},
         state=line.get("state", "kept"),
         requests=figures["requests"],
         tokens=sum(figures["tokens"].values()),
@@ -51,10 +74,40 @@ def _line(line: Mapping[str, Any], group_by: Any, costs: tuple[Amount, Amount], 
         before=before,
         change=difference(now, before, line["difference"], places),
         relative=line["relative"],
-        share=Decimal(now.exact) / whole if whole else None,
+        share=share,
     )
 
 
-def _cost(line: Mapping[str, Any], when: str) -> str:
-    cost: str = _ZERO if line[when] is None else line[when]["cost"]
-    return cost
+def _together(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Lines as one, without groups."""
+
+    def added(when: str) -> Mapping[str, Any]:
+        figures = [_figures(line, when) for line in lines]
+        sums = {name: sum(each[name] for each in figures) for name in ("requests", "unpriced_requests")}
+        tokens = {"all": sum(count for each in figures for count in each["tokens"].values())}
+        return {**sums, "tokens": tokens, "cost": _sum(each["cost"] for each in figures)}
+
+    difference = _sum(line["difference"] for line in lines)
+    return {
+        "state": "others",
+        "now": added("now"),
+        "before": added("before"),
+        "difference": difference,
+        "relative": None,
+    }
+
+
+def _sum(amounts: Any) -> str:
+    return f"{sum(map(Decimal, amounts), Decimal()):.12f}"
+
+
+def _cost_now(line: Mapping[str, Any]) -> Decimal:
+    return Decimal(_figures(line, "now")["cost"])
+
+
+def _changed(line: Mapping[str, Any]) -> Decimal:
+    return abs(Decimal(line["difference"]))
+
+
+def _figures(line: Mapping[str, Any], when: str) -> Mapping[str, Any]:
+    return _NO_FIGURES if line[when] is None else line[when]

@@ -18,9 +18,9 @@ from meterhouse.api.figures import Reports, Span
 from meterhouse.api.operations import PAGES
 from meterhouse.api.pages.asked import span_of
 from meterhouse.api.pages.charts import Chart, Row
-from meterhouse.api.pages.compared import Line, lines_of
+from meterhouse.api.pages.compared import Line, table_of
 from meterhouse.api.pages.ranges import DAY, between, month_before, named, next_month
-from meterhouse.api.pages.words import Amount, amount, decimals_for, difference
+from meterhouse.api.pages.words import Amount, amount, column, decimals_for, difference
 from meterhouse.warehouse.reports.groups import datetime_of, microseconds_of
 
 router = APIRouter(include_in_schema=False, tags=[PAGES], dependencies=only(Permission.read_reports))
@@ -153,17 +153,23 @@ def _daily(days: Mapping[str, str], month: str, last: str, currency: str) -> Cha
     has_last = any(Decimal(cost) for day, cost in days.items() if day < month)
     months = (month[:8], last[:8]) if has_last else (month[:8],)
     newest = max((day for day in days if day >= month), default="")
-    rows = []
-    for number in range(1, 32):
-        asked = [f"{prefix}{number:02d}" for prefix in months]
-        cells: list[Amount | None] = [
-            amount(days.get(each, _ZERO), 2) if each <= newest and _is_day(each) else None for each in asked
-        ]
-        if any(map(_is_day, asked)):
-            rows.append(Row(str(number), tuple(cells)))
+    columns = [_month(days, prefix, newest) for prefix in months]
+    rows = tuple(
+        Row(str(number), tuple(column.get(number) for column in columns))
+        for number in range(1, 32)
+        if any(_is_day(f"{prefix}{number:02d}") for prefix in months)
+    )
     names = tuple(datetime.fromisoformat(f"{prefix}01").strftime("%B %Y") for prefix in months)
     empty = not any(Decimal(cost) for cost in days.values())
-    return Chart("daily", "Cost per day", currency, "bars-and-line", "Day (UTC)", names, () if empty else tuple(rows))
+    return Chart("daily", "Cost per day", currency, "bars-and-line", "Day (UTC)", names, () if empty else rows)
+
+
+def _month(days: Mapping[str, str], prefix: str, newest: str) -> Mapping[int, Amount]:
+    """The costs of a month's days until the newest there is: as shown, they add up to what the month is shown with."""
+    asked = [f"{prefix}{number:02d}" for number in range(1, 32)]
+    known = {int(day[8:]): days.get(day, _ZERO) for day in asked if day <= newest and _is_day(day)}
+    shown, _ = column(list(known.values()), decimals_for(_sum(known.values())))
+    return dict(zip(known, shown, strict=True))
 
 
 def _is_day(text: str) -> bool:
@@ -172,4 +178,4 @@ def _is_day(text: str) -> bool:
 
 
 def _movers(moved: Mapping[str, Any]) -> Sequence[Line]:
-    return lines_of(moved)[0][:MOVERS]
+    return table_of(moved).lines[:MOVERS]

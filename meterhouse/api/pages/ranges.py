@@ -49,6 +49,10 @@ class Range:
         days = (self.to_us - self.from_us) / 86_400_000_000
         return "hour" if days <= 2 else "day" if days <= MAX_DAYS else "month"
 
+    def seconds_to_go(self, now_us: int) -> int:
+        """Of a range that is not over; 0 where it is, or has not begun."""
+        return (self.to_us - now_us) // 1_000_000 if self.from_us <= now_us < self.to_us else 0
+
     def times(self) -> Iterator[str]:
         """The start of each of its hours or days, as the API writes it."""
         step_us = 3_600_000_000 if self.step == "hour" else 86_400_000_000

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
@@ -10,6 +11,7 @@ from meterhouse.api.auth.caller import Permission
 from meterhouse.api.auth.guard import only
 from meterhouse.api.dependencies import ReportsOf
 from meterhouse.api.operations import PAGES
+from meterhouse.api.pages.words import decimals_of
 from meterhouse.api.problems import Problem
 from meterhouse.ingest.event import TOKEN_KINDS
 
@@ -23,6 +25,12 @@ STATES: Final = {
     "interrupted": "interrupted",
     "replaced": "replaced",
 }
+
+
+def _prices(models: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    for each in models:
+        for card in each["cards"]:
+            yield from card["per_million"].values()
 
 
 @router.get("/rate-cards")
@@ -44,6 +52,7 @@ def rate_cards_page(
         "control_version": report["control_version"],
         "models": models,
         "kinds": KINDS,
+        "decimals": max(map(decimals_of, _prices(models)), default=0),
         "states": STATES,
         "ahead": [each for each in models if each["next_change"] is not None],
     }

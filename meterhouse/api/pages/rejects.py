@@ -17,6 +17,7 @@ from meterhouse.api.pages.asked import DaysOf, days_of
 from meterhouse.api.pages.forms import fields_of
 from meterhouse.api.pages.links import Query
 from meterhouse.api.pages.payloads import MAX_HEX, MAX_TEXT, as_hex, as_text
+from meterhouse.api.pages.reject_sweeps import matching_of
 from meterhouse.api.paging import MAX_TOKEN
 from meterhouse.api.problems import Problem
 from meterhouse.api.resolving import Outcome, RejectDesk, parse_place
@@ -24,7 +25,7 @@ from meterhouse.ingest.batch import Reason
 from meterhouse.ingest.event import MAX_EVENT_BYTES
 from meterhouse.warehouse.reject_resolutions import RejectPlace
 from meterhouse.warehouse.reports.errors import ReportError
-from meterhouse.warehouse.reports.rejects import RejectFilter, RejectLine
+from meterhouse.warehouse.reports.rejects import RejectLine
 
 router = APIRouter(include_in_schema=False, tags=[PAGES], dependencies=only(Permission.read_rejects))
 
@@ -49,9 +50,7 @@ def rejects_page(
     resolved: bool = False,
     after: Annotated[str | None, Asked(max_length=MAX_TOKEN)] = None,
 ) -> Response:
-    if reason and reason not in list(Reason):
-        raise Problem("invalid-parameter", f"{reason!r} is no reason: {', '.join(Reason)} are.")
-    matching = RejectFilter(span.from_us, span.to_us, (reason,) if reason else (), tenant or None)
+    matching = matching_of(reason, tenant, span.from_us, span.to_us)
     report = reports.rejects(matching, after, LINES, resolved=resolved)
     shown = {
         "title": "Rejects",
@@ -60,6 +59,7 @@ def rejects_page(
         "is_first": after is None,
         "is_filtered": bool(reason or tenant or span.from_us is not None or span.to_us is not None),
         "reasons": list(Reason),
+        "tenants": sorted({line["tenant"] for line in report["rejects"] if line["tenant"]}),
         "asked": {"reason": reason, "tenant": tenant or "", "resolved": resolved, **days_of(span)},
         "may_resolve": who.may(Permission.resolve_rejects),
         "query": Query.of(request).only("reason", "tenant", "resolved", "from", "to"),
@@ -117,7 +117,7 @@ def resolve(request: Request, house: HouseOf, who: CallerOf, fields: RepairOf) -
     if not places or (action == "repair" and len(places) > 1):
         raise Problem("invalid-parameter", "Choose at least one reject; a repair is of one.")
     outcomes = acts[action]([desk.find(parse_place(place)) for place in places])
-    shown = {"title": "What became of it", "outcomes": outcomes, "action": action}
+    shown = {"title": "What became of it", "outcomes": outcomes, "action": action, "gone": 0}
     response: Response = request.app.state.pages.page(request, "reject_outcomes.html", shown)
     return response
 

@@ -24,12 +24,14 @@ from meterhouse.api.pages import (
     chargeback,
     charges,
     documentation,
+    filtering,
     looks,
     menu,
     objectives,
     overview,
     pipeline,
     rate_cards,
+    reject_sweeps,
     rejects,
     sign_in,
     words,
@@ -41,6 +43,9 @@ from meterhouse.api.problems import Problem, is_part
 _LEVEL: Final = 5
 """A fifth of the size of a page, for a millisecond or two: beyond it little is won."""
 _STATUS_RETRIED: Final = frozenset({429, 503})
+
+_PARTS: Final = frozenset({"risks", "laws", "chain"})
+"""Parts of pages that htmx asks for by themselves: in the place of one stands what is wrong with it."""
 
 
 class Site:
@@ -88,7 +93,9 @@ class Site:
         if problem.status == HTTPStatus.UNAUTHORIZED:
             return self._to_sign_in(request)
         retried = problem.status in _STATUS_RETRIED
-        response = self.page(request, "problem.html", {"problem": problem, "retried": retried}, status=problem.status)
+        part = request.headers.get("HX-Target", "")
+        shown = {"problem": problem, "retried": retried, "part": part if part in _PARTS else ""}
+        response = self.page(request, "problem.html", shown, status=problem.status)
         response.headers.update(problem.headers)
         # Of a failure nobody foresaw the answer is sent past all middleware.
         response.headers["Content-Security-Policy"] = PAGE
@@ -112,9 +119,9 @@ def install(app: FastAPI) -> None:
     """Adds the pages to `app`."""
     house = app.state.house
     app.state.pages = Site(house.authentication.sessions, house.settings.meter_behind_s)
-    operating = (rejects, rate_cards, pipeline, audit)
+    operating = (rejects, reject_sweeps, rate_cards, pipeline, audit)
     owning = (application, objectives, budgets)
-    for part in (assets, sign_in, documentation, overview, chargeback, charges, *owning, *operating):
+    for part in (assets, sign_in, documentation, overview, chargeback, charges, filtering, *owning, *operating):
         app.include_router(part.router)
 
 
@@ -140,6 +147,7 @@ def _environment(files: assets.Assets) -> Environment:
         lasting=words.span,
         measured=words.measured,
         of=words.of,
+        padded=words.padded,
         seconds=words.seconds,
         share=words.share,
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from decimal import ROUND_HALF_EVEN, Decimal
+from itertools import cycle, islice
 from typing import Final
 
 from markupsafe import Markup, escape
@@ -57,11 +58,44 @@ def column(exacts: Sequence[str], decimals: int = 2) -> tuple[list[Amount], Amou
     return shown, Amount(_shown(total, decimals), exact_total)
 
 
+def parts_of(whole: Amount, exacts: Sequence[str], decimals: int = 2) -> list[Amount]:
+    """Parts of an amount that add up to it as it is shown. `column` cannot promise that where the whole is itself a
+    difference of shown amounts: it may be a step away from what its parts come to."""
+    lines, total = column(exacts, decimals)
+    numbers = [_number(line.shown) for line in lines]
+    step = Decimal(1).scaleb(-decimals)
+    missing = int((_number(whole.shown) - _number(total.shown)) / step)
+    up = 1 if missing > 0 else -1
+    by_error = sorted(range(len(lines)), key=lambda at: up * (numbers[at] - Decimal(exacts[at])))
+    for at in islice(cycle(by_error), abs(missing)):  # the parts that were rounded farthest the other way come first
+        numbers[at] += up * step
+    return [Amount(_shown(number, decimals), exact) for number, exact in zip(numbers, exacts, strict=True)]
+
+
+def shares(exacts: Sequence[str], decimals: int = 1) -> list[str]:
+    """What part of all of them each is, as percent that add up to 100 as they are shown."""
+    pico = [from_text(each) for each in exacts]
+    whole = sum(pico)
+    if not whole:
+        return [NOTHING] * len(pico)
+    lines, _ = rounded_lines([each * 100 * 10**_STEPS_OF_TWELVE // whole for each in pico], decimals)
+    return [f"{_shown(line, decimals)} %" for line in lines]
+
+
 def difference(now: Amount, before: Amount, exact: str, decimals: int = 2) -> Amount:
     """Of two shown amounts, so that a reader who subtracts finds the same."""
-    shown = Decimal(_number(now.shown)) - Decimal(_number(before.shown))
+    shown = _number(now.shown) - _number(before.shown)
     sign = "+" if shown > 0 else ""
     return Amount(sign + _shown(shown, decimals), exact)
+
+
+def decimals_of(number: str) -> int:
+    return len(number.partition(".")[2])
+
+
+def padded(number: str, decimals: int) -> str:
+    """A price as it was written, with room where others of its column have more decimals: points stand under points."""
+    return number + "\N{FIGURE SPACE}" * (decimals - decimals_of(number))
 
 
 def count(number: int | None) -> str:
@@ -149,5 +183,5 @@ def _minus(text: str) -> str:
     return text.replace("-", "−")
 
 
-def _number(shown: str) -> str:
-    return shown.replace("−", "-").replace(",", "").lstrip("+")
+def _number(shown: str) -> Decimal:
+    return Decimal(shown.replace("−", "-").replace(",", "").lstrip("+"))

@@ -27,76 +27,93 @@ function figures(table) {
   };
 }
 
-function drawnSeries(sort, { series, cells }) {
+function drawnSeries(sort, { series, cells, shown }) {
   return series.map((name, place) => {
     const line = sort === "line" || (sort === "bars-and-line" && place > 0);
     const fill = colour(`--series-${sort === "bars-and-line" && line ? 2 : (place % 7) + 1}`);
+    const data = sort === "causes" ? cells[place].map((value) => ({ value, label: { position: value < 0 ? "left" : "right" } })) : cells[place];
     return {
-      name, data: cells[place], type: line ? "line" : "bar",
+      name, data, type: line ? "line" : "bar",
       stack: sort === "stacked" ? "all" : undefined,
       // A line through one point is not seen without it.
       showSymbol: cells[place].filter((value) => value !== null).length < 2, symbol: "circle", symbolSize: 5, step: false,
       lineStyle: { width: 2, color: fill, type: sort === "line" ? ["solid", "dashed", "dotted"][place % 3] : "solid" },
       itemStyle: { color: sort === "causes" ? ({ value }) => colour(value < 0 ? "--less" : "--more") : fill, borderColor: colour("--paper"), borderWidth: sort === "stacked" ? 0.5 : 0 },
-      barCategoryGap: "25%",
+      barCategoryGap: "25%", barMaxWidth: sort === "causes" ? 26 : undefined,
+      label: sort === "causes" ? { show: true, color: colour("--ink"), ...FONT, formatter: ({ dataIndex }) => shown[place][dataIndex] } : undefined,
     };
   });
 }
 
-// How high a legend is, of lines of 18 px: where it breaks, nobody says.
+const FONT = { fontFamily: "system-ui, sans-serif", fontSize: 12 };
+const ITEM = { width: 12, height: 8, gap: 14 }; // of a legend; a name stands 5 px from its mark
+const measure = document.createElement("canvas").getContext("2d");
+
+// How high a legend is: where it breaks its lines, nobody says.
 function legendHeight(series, width) {
+  measure.font = `${FONT.fontSize}px ${FONT.fontFamily}`;
   let lines = 1, used = 0;
   for (const name of series) {
-    const item = 31 + 7 * name.length;
-    if (used + item > width && used > 0) { lines += 1; used = 0; }
-    used += item;
+    const item = ITEM.width + 5 + measure.measureText(name).width;
+    if (used > 0 && used + item > width - 10) { lines += 1; used = 0; }
+    used += item + ITEM.gap;
   }
-  return 26 + 18 * lines;
+  return 6 + 22 * lines;
 }
+
+const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 2 });
+const figure = (value) => compact.format(value).replace("-", "\u2212");
 
 function option(sort, read, width) {
   const causes = sort === "causes";
   const ink = colour("--ink"), faint = colour("--faint"), rule = colour("--rule");
-  const text = { color: faint, fontFamily: "system-ui, sans-serif", fontSize: 12 };
-  const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 2 });
+  const text = { color: faint, ...FONT };
   const lines = (place) => [read.labels[place], ...read.series.map((name, each) => `${name}: ${read.shown[each][place]}`)];
+  const places = { type: "category", data: read.labels, axisTick: { show: false }, axisLine: { lineStyle: { color: faint } }, axisLabel: { ...text, hideOverlap: true } };
+  // Room beyond the longest bars of causes is for what they come to.
+  const values = { type: "value", boundaryGap: causes ? ["22%", "22%"] : undefined, splitNumber: causes ? 3 : 5, splitLine: { lineStyle: { color: rule } }, axisLabel: { ...text, hideOverlap: true, formatter: figure } };
+  const across = { ...places, inverse: true, axisLine: { show: false }, axisLabel: { ...text, color: ink } };
   return {
     animation: false,
     textStyle: text,
     grid: { left: 4, right: 8, top: read.series.length > 1 ? legendHeight(read.series, width) : 14, bottom: 4, containLabel: true },
-    legend: read.series.length > 1 ? { top: 0, left: 0, type: "plain", textStyle: { ...text, color: ink }, itemWidth: 12, itemHeight: 8, itemGap: 14, selectedMode: true } : undefined,
+    legend: read.series.length > 1 ? { top: 0, left: 0, padding: [2, 5], type: "plain", textStyle: { ...text, color: ink }, itemWidth: ITEM.width, itemHeight: ITEM.height, itemGap: ITEM.gap, selectedMode: true } : undefined,
     tooltip: {
       trigger: "axis", renderMode: "richText", confine: true, backgroundColor: colour("--sheet"), borderColor: rule,
       textStyle: { ...text, color: ink }, axisPointer: { type: "shadow", shadowStyle: { color: faint, opacity: 0.08 } },
       formatter: (parts) => lines(parts[0].dataIndex).join("\n"),
     },
-    xAxis: { type: "category", data: read.labels, axisTick: { show: false }, axisLine: { onZero: !causes, lineStyle: { color: faint } }, axisLabel: { ...text, hideOverlap: true, interval: causes ? 0 : undefined, width: causes ? 60 : undefined, lineHeight: causes ? 14 : undefined, overflow: causes ? "break" : undefined } },
-    yAxis: { type: "value", splitLine: { lineStyle: { color: rule } }, axisLabel: { ...text, formatter: (value) => compact.format(value) } },
+    xAxis: causes ? values : places,
+    yAxis: causes ? across : values,
     series: drawnSeries(sort, read),
   };
+}
+
+function drawOne(box) {
+  const figure = box.closest("figure[data-chart]"), table = figure?.querySelector(".twin table");
+  if (!table) return;
+  const chart = drawn.get(box) ?? init(box, null, { renderer: "svg" });
+  drawn.set(box, chart);
+  chart.resize();
+  chart.setOption(option(figure.dataset.chart, figures(table), box.clientWidth), true);
 }
 
 function draw() {
   for (const [box, chart] of drawn) {
     if (!box.isConnected) { chart.dispose(); drawn.delete(box); }
   }
-  for (const figure of document.querySelectorAll("figure[data-chart]")) {
-    const box = figure.querySelector(".drawing"), table = figure.querySelector(".twin table");
-    if (!box || !table) continue;
-    const chart = drawn.get(box) ?? init(box, null, { renderer: "svg" });
-    drawn.set(box, chart);
-    chart.setOption(option(figure.dataset.chart, figures(table), box.clientWidth), true);
+  for (const box of document.querySelectorAll("figure[data-chart] .drawing")) {
+    drawOne(box);
     seen.observe(box);
   }
 }
 
+// A legend breaks elsewhere at another width, so the whole is drawn anew.
 const seen = new ResizeObserver((entries) => {
-  for (const { target } of entries) drawn.get(target)?.resize();
+  for (const { target } of entries) if (target.isConnected && drawn.get(target)?.getWidth() !== target.clientWidth) drawOne(target);
 });
 
 draw();
 document.addEventListener("htmx:afterSettle", draw);
 // On paper a chart has paper's colours and its width.
-for (const when of ["(prefers-color-scheme: dark)", "print"]) {
-  matchMedia(when).addEventListener("change", () => { draw(); drawn.forEach((chart) => chart.resize()); });
-}
+for (const when of ["(prefers-color-scheme: dark)", "print"]) matchMedia(when).addEventListener("change", draw);
