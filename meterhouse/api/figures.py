@@ -10,6 +10,7 @@ from typing import Any, Final
 from meterhouse.api.alert_desk import NoSuch
 from meterhouse.api.clock import now_us
 from meterhouse.api.log_json import newest_totals, record_json
+from meterhouse.api.moment import Moment
 from meterhouse.api.paging import Asked, Page, Pages, Reached, Standing
 from meterhouse.api.rate_cards import rate_cards_json
 from meterhouse.api.resolutions import resolution_json
@@ -76,20 +77,6 @@ def names_of(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """What the functions of `warehouse.reports` are asked with, all of one moment: figures of several of them agree."""
-
-    books: Books
-    control: Snapshot  # with the rate cards that others took the place of: charges may name them
-    freshness: Freshness
-
-    @property
-    def at_us(self) -> int:
-        """When it was, microseconds."""
-        return self.freshness.read_at_us
-
-
 @dataclass(slots=True)
 class _Kept:
     """What is worth keeping between reports, of all that is there."""
@@ -101,10 +88,13 @@ class _Kept:
 class Reports:
     """Every figure that leaves the house comes from here, cut to what `view` sees. May be shared between threads."""
 
-    def __init__(self, house: House, view: View, kept: _Kept | None = None) -> None:
+    def __init__(
+        self, house: House, view: View, kept: _Kept | None = None, read: tuple[Books, Freshness] | None = None
+    ) -> None:
         self._house = house
         self._view = view
         self._kept = kept or _Kept()
+        self._read = read
 
     def seen_by(self, view: View) -> Reports:
         """The same reports for someone else."""
@@ -188,6 +178,13 @@ class Reports:
     @property
     def _pages(self) -> Pages:
         return Pages(self._house.lake, self._house.listings)
+
+    @contextmanager
+    def at_once(self) -> Iterator[Reports]:
+        """These reports while the context lasts, all of one moment: what is shown side by side adds up, and each spares
+        a read transaction of its own. One thread at a time."""
+        with self._reading() as read:
+            yield Reports(self._house, self._view, self._kept, read)
 
     @contextmanager
     def moment(self) -> Iterator[Moment]:
@@ -359,6 +356,9 @@ class Reports:
     @contextmanager
     def _reading(self) -> Iterator[tuple[Books, Freshness]]:
         """The books, all in one read transaction, and how fresh they are."""
+        if self._read is not None:
+            yield self._read
+            return
         read_at_us, log = now_us(), self._house.log
         ends = log.end_offsets(USAGE_EVENTS)
         with self._house.lake.read() as cursor:

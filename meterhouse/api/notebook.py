@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from meterhouse.api.auth.caller import grant_of
-from meterhouse.api.figures import Moment, Reports
+from meterhouse.api.figures import Reports
+from meterhouse.api.moment import Moment
 from meterhouse.api.settings import Settings
 from meterhouse.api.wiring import House
 from meterhouse.warehouse.view import EVERYTHING, View

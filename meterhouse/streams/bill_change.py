@@ -82,16 +82,14 @@ def explained(before: Mapping[ModelKey, ModelUse], now: Mapping[ModelKey, ModelU
 
 
 def _change(key: ModelKey, old: ModelUse, new: ModelUse, volumes: Sequence[int]) -> ModelChange:
-    old_price, _ = _both(_prices(old), _prices(new))
-    old_cache, new_cache = _both(_within_side(old), _within_side(new))
-    old_side, new_side = _side_shares(old), _side_shares(new)
-    old_share, new_share = Fraction(old.all_tokens, volumes[0]), Fraction(new.all_tokens, volumes[1])
+    """The course of the model's cost, one factor after the other put in place. Most of a product cancels out (a share
+    of tokens, times all tokens), so a step is worked out with one division where the formula has many."""
     course = (
         Fraction(old.all_pico),
-        volumes[1] * old_share * _unit_cost(old_side, old_cache, old_price),
-        volumes[1] * new_share * _unit_cost(old_side, old_cache, old_price),
-        volumes[1] * new_share * _unit_cost(new_side, old_cache, old_price),
-        volumes[1] * new_share * _unit_cost(new_side, new_cache, old_price),
+        Fraction(old.all_pico * volumes[1], volumes[0]),  # V
+        Fraction(old.all_pico * new.all_tokens, old.all_tokens),  # V, s
+        _sides_at_old_shares(old, new),  # V, s, t
+        sum((_at_old_price(old, new, kind) for kind in SIDES), Fraction(0)),  # V, s, t, c
         Fraction(new.all_pico),
     )
     steps = ("volume", "model_mix", "output_share", "cache_share", "price")
@@ -99,38 +97,31 @@ def _change(key: ModelKey, old: ModelUse, new: ModelUse, volumes: Sequence[int])
     return ModelChange(key, old.all_pico, new.all_pico, _parts(_rounded(exact)))
 
 
-Shares = Mapping[str, Fraction]
+def _sides_at_old_shares(old: ModelUse, new: ModelUse) -> Fraction:
+    """What the new tokens of each side cost at what an average token of the side cost before; of a side that is used
+    for the first time, at their own."""
+    before, after = _by_side(old), _by_side(new)
+    at_old = (
+        Fraction(after[side][0] * pico, tokens) if tokens else Fraction(after[side][1])
+        for side, (tokens, pico) in before.items()
+    )
+    return sum(at_old, Fraction(0))
 
 
-def _unit_cost(sides: Shares, within: Shares, prices: Shares) -> Fraction:
-    """Pico-units of a model's average token."""
-    return sum((sides[SIDES[kind]] * within[kind] * prices[kind] for kind in within if kind in prices), Fraction(0))
-
-
-def _prices(use: ModelUse) -> dict[str, Fraction]:
-    return {kind: Fraction(use.pico.get(kind, 0), count) for kind, count in use.tokens.items() if count}
-
-
-def _side_tokens(use: ModelUse) -> dict[str, int]:
-    sides = dict.fromkeys(SIDES.values(), 0)
+def _by_side(use: ModelUse) -> dict[str, tuple[int, int]]:
+    """Tokens and pico-units of each side."""
+    sides = dict.fromkeys(SIDES.values(), (0, 0))
     for kind, count in use.tokens.items():
-        sides[SIDES[kind]] += count
+        tokens, pico = sides[SIDES[kind]]
+        sides[SIDES[kind]] = tokens + count, pico + use.pico.get(kind, 0)
     return sides
 
 
-def _side_shares(use: ModelUse) -> dict[str, Fraction]:
-    return {side: Fraction(count, use.all_tokens) for side, count in _side_tokens(use).items()}
-
-
-def _within_side(use: ModelUse) -> dict[str, Fraction]:
-    """Share of each kind in its side, of the sides that have tokens."""
-    sides = _side_tokens(use)
-    return {kind: Fraction(use.tokens.get(kind, 0), sides[side]) for kind, side in SIDES.items() if sides[side]}
-
-
-def _both(old: Shares, new: Shares) -> tuple[Shares, Shares]:
-    """What one period has no figure for, it has as the other: a kind that is used for the first time is not dearer."""
-    return {**new, **old}, {**old, **new}
+def _at_old_price(old: ModelUse, new: ModelUse, kind: str) -> Fraction:
+    """What the new tokens of a kind cost at its price before; of a kind that is used for the first time, at its own."""
+    before = old.tokens.get(kind, 0)
+    pico = old.pico.get(kind, 0) if before else new.pico.get(kind, 0)
+    return Fraction(new.tokens.get(kind, 0) * pico, before) if before else Fraction(pico)
 
 
 def _rounded(exact: Mapping[str, Fraction]) -> dict[str, int]:

@@ -116,11 +116,13 @@ def application_page(
 def _one(request: Request, reports: Reports, common: Mapping[str, Any], filters: Filters) -> Response:
     chosen: Range = common["chosen"]
     span, step = span_of(chosen), chosen.step
-    compared = reports.comparison(span, ("model",), filters)
+    with reports.at_once() as at_once:
+        compared = at_once.comparison(span, ("model",), filters)
+        usage = at_once.usage(span, "hour" if step == "hour" else "day", ("model",), filters)
+        over_time = at_once.latencies(span, (), step, filters)
+        by_model = at_once.latencies(span, ("model",), "whole", filters)
+        costs = timeline(at_once, chosen, "model", filters)
     table = table_of(compared)
-    usage = reports.usage(span, "hour" if step == "hour" else "day", ("model",), filters)
-    over_time = reports.latencies(span, (), step, filters)
-    by_model = reports.latencies(span, ("model",), "whole", filters)
     shown = dict(common) | {
         "title": common["filters"]["application"][0],
         "filters_beside": {name: values for name, values in common["filters"].items() if name != "application"},
@@ -131,7 +133,7 @@ def _one(request: Request, reports: Reports, common: Mapping[str, Any], filters:
         "latencies": {name: of_quantiles(over_time["total"], name) for name in METRICS},
         "metrics": METRICS,
         "models": _models(table.lines, usage["lines"], by_model["lines"]),
-        "timeline": timeline(reports, chosen, "model", filters),
+        "timeline": costs,
         "charts": charts(chosen, usage["lines"], over_time["lines"]),
     }
     response: Response = request.app.state.pages.page(request, "application.html", shown, as_of=compared["as_of"])

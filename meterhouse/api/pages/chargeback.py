@@ -64,9 +64,11 @@ def chargeback_page(
     query = Query.of(request).only("range", "from", "to", *FILTERS, "by", "then")
     if added:
         return with_added(query, added, FILTERS)
-    compared = reports.comparison(span_of(chosen), groups, filters)
+    with reports.at_once() as at_once:
+        compared = at_once.comparison(span_of(chosen), groups, filters)
+        explained = at_once.explanation(span_of(chosen), filters)
+        costs = timeline(at_once, chosen, groups[0], filters)
     table = table_of(compared, most=MAX_LINES)
-    explained = reports.explanation(span_of(chosen), filters)
     shown = {
         "title": "Chargeback",
         "currency": compared["currency"],
@@ -84,7 +86,7 @@ def chargeback_page(
         "total": table.total,
         "before_in_words": range_of(compared["compared_with"]).in_words,
         "deeper": DEEPER,
-        "timeline": timeline(reports, chosen, groups[0], filters),
+        "timeline": costs,
         "why": why(explained, table),
         "api_query": api_query(query, chosen),
     }

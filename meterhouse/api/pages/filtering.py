@@ -86,13 +86,15 @@ def filters_page(
 def offered(reports: Reports, span: Span, filters: Filters, names: Collection[str]) -> Mapping[str, list[Offered]]:
     """By name what was charged in the range, most costly first: what its reader sees, and what the other filters
     leave."""
-    found = {}
-    for name in names:
-        others = {each: values for each, values in filters.items() if each != name}
-        lines = reports.chargeback(span, (name,), others)["lines"]
-        ranked = sorted(lines, key=lambda line: -Decimal(line["cost"]))[:MAX_OFFERED]
-        found[name] = [_offered(name, line) for line in ranked]
-    return found
+    with reports.at_once() as at_once:
+        return {name: _of_name(at_once, span, filters, name) for name in names}
+
+
+def _of_name(reports: Reports, span: Span, filters: Filters, name: str) -> list[Offered]:
+    others = {each: values for each, values in filters.items() if each != name}
+    lines = reports.chargeback(span, (name,), others)["lines"]
+    ranked = sorted(lines, key=lambda line: -Decimal(line["cost"]))
+    return [_offered(name, line) for line in ranked[:MAX_OFFERED]]
 
 
 def _offered(name: str, line: Mapping[str, Any]) -> Offered:

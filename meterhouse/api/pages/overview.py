@@ -48,8 +48,9 @@ class Figure:
 def overview_page(request: Request, reports: ReportsOf) -> Response:
     moment_us = now_us()
     week = named("last-7-days", moment_us)
-    moved = reports.comparison(span_of(week), ("tenant",), {})
-    figures, daily = _costs(reports, moment_us)
+    with reports.at_once() as at_once:
+        moved = at_once.comparison(span_of(week), ("tenant",), {})
+        figures, daily = _costs(at_once, moment_us)
     shown = {
         "title": "Overview",
         "currency": moved["currency"],
@@ -66,7 +67,8 @@ def overview_page(request: Request, reports: ReportsOf) -> Response:
 def risks_page(request: Request, reports: ReportsOf) -> Response:
     """What needs a look. The overview loads it as a part, once it is shown itself: forecasts and objectives read weeks,
     many times what costs do."""
-    budgets, objectives = reports.budgets(Span()), reports.slo(Span())
+    with reports.at_once() as at_once:
+        budgets, objectives = at_once.budgets(Span()), at_once.slo(Span())
     shown = {
         "title": "What needs a look",
         "budgets": budgets["budgets"],

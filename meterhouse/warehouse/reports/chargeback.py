@@ -140,6 +140,7 @@ def chargeback_query(
     return Query(sql, {**source.params, **beside.params}, source.keepable)
 
 
+_KIND_NAMES: Final = [kind.name for kind in TOKEN_KINDS]
 _TOKEN_COLUMNS: Final = [kind.tokens for kind in TOKEN_KINDS]
 
 
@@ -168,8 +169,8 @@ def _line(groups: Sequence[Group], row: Sequence[Any]) -> Line:
 
 def _figures(columns: Sequence[Any], kind: str | None) -> Figures:
     requests, billed, unpriced, *tokens, cost = columns
-    by_kind = {k.name: int(count) for k, count in zip(TOKEN_KINDS, tokens, strict=True)}
-    return Figures(int(requests), int(billed), int(unpriced), {kind: int(tokens[0])} if kind else by_kind, cost)
+    names = (kind,) if kind else _KIND_NAMES
+    return Figures(int(requests), int(billed), int(unpriced), dict(zip(names, map(int, tokens), strict=False)), cost)
 
 
 def _check_sums(lines: Sequence[Line], total: Figures) -> None:
