@@ -22,6 +22,7 @@ from meterhouse.api.workers import Workers
 from meterhouse.ingest.log import USAGE_EVENTS, Message
 from meterhouse.warehouse.control_file import parse
 from meterhouse.warehouse.control_plan import plan
+from meterhouse.warehouse.lake_trouble import LakeUnavailable
 from meterhouse.warehouse.view import EVERYTHING
 from tests.api.doors import Gatehouse
 from tests.pages.place import event
@@ -283,3 +284,29 @@ def test_only_who_deals_with_rejects_is_asked_about_all_that_match(doors: Gateho
         assert person.post("/rejects/matching", action="requeue", from_us="0", to_us="1").status_code == 403
         assert "rejects/matching" not in person.open("/rejects")
         person.http.close()
+
+
+# -- when something is not as it should be ----------------------------------------------------------------------------
+
+
+def test_figures_that_are_behind_say_so_first(doors: Gatehouse, admin: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Figures are behind" not in admin.open("/overview")
+    late = json.dumps(event("acme", 3_001, datetime.now(UTC))).encode()
+    doors.house.log.append(USAGE_EVENTS, [Message(b"acme", late, partition=0)])
+    monkeypatch.setattr(doors.app.state.pages, "_behind_s", 0.0)
+    shown = admin.open("/overview").partition('<main id="content"')[2]
+    assert 0 < shown.index("Figures are behind") < shown.index("This month so far")
+
+
+def test_books_that_are_away_are_told_in_the_place_of_the_part_that_was_asked_for(
+    admin: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise LakeUnavailable("/somewhere is away")
+
+    monkeypatch.setattr(Reports, "slo", away)
+    answer = admin.http.get("/overview/risks", headers={"HX-Request": "true", "HX-Target": "risks"})
+    assert answer.status_code == 503
+    assert re.search(r'id="risks">\s+<h2>Not able to do this now</h2>', answer.text)
+    assert "<details><summary>What went wrong</summary>" in answer.text
+    assert 'id="x"' not in admin.http.get("/slo", headers={"HX-Target": "x"}).text

@@ -38,7 +38,7 @@ STATUSES: Final[Mapping[str, str]] = {
     "blocked": "Blocked",
 }
 QUANTILES: Final = ("p50", "p95", "p99")
-METRICS: Final[Mapping[str, str]] = {"duration": "Duration", "time_to_first_token": "Time to the first token"}
+METRICS: Final[Mapping[str, str]] = {"duration": "Duration", "time_to_first_token": "Time to first token"}
 _INPUT: Final = ("input", "cache_read", "cache_write")
 
 

@@ -14,6 +14,7 @@ from meterhouse.api import audit_desk
 from meterhouse.api.auth.caller import Permission
 from meterhouse.api.auth.guard import only
 from meterhouse.api.dependencies import HouseOf
+from meterhouse.api.figures import Span
 from meterhouse.api.operations import PAGES
 from meterhouse.api.pages.asked import DaysOf, days_of
 from meterhouse.api.pages.forms import FieldsOf
@@ -46,6 +47,7 @@ def audit_page(
         "entries": [{**entry, "detail": flatten(entry["detail"])} for entry in report["entries"]],
         "next": report["next"],
         "is_first": after is None,
+        "is_filtered": bool(actor or action or span != Span()),
         "head": {"seq": head.seq, "hash": head.hash.hex()},
         "chain": site.chain.last,
         "asked": {"actor": actor or "", "action": action or "", **days_of(span)},

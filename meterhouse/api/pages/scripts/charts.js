@@ -64,14 +64,14 @@ function legendHeight(series, width) {
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 2 });
 const figure = (value) => compact.format(value).replace("-", "\u2212");
 
-function option(sort, read, width) {
+function option({ chart: sort, unit }, read, width) {
   const causes = sort === "causes";
   const ink = colour("--ink"), faint = colour("--faint"), rule = colour("--rule");
   const text = { color: faint, ...FONT };
   const lines = (place) => [read.labels[place], ...read.series.map((name, each) => `${name}: ${read.shown[each][place]}`)];
   const places = { type: "category", data: read.labels, axisTick: { show: false }, axisLine: { lineStyle: { color: faint } }, axisLabel: { ...text, hideOverlap: true } };
   // Room beyond the longest bars of causes is for what they come to.
-  const values = { type: "value", boundaryGap: causes ? ["22%", "22%"] : undefined, splitNumber: causes ? 3 : 5, splitLine: { lineStyle: { color: rule } }, axisLabel: { ...text, hideOverlap: true, formatter: figure } };
+  const values = { type: "value", boundaryGap: causes ? ["22%", "22%"] : undefined, splitNumber: causes ? 3 : 5, minInterval: unit === "requests" ? 1 : 0, splitLine: { lineStyle: { color: rule } }, axisLabel: { ...text, hideOverlap: true, formatter: figure } };
   const across = { ...places, inverse: true, axisLine: { show: false }, axisLabel: { ...text, color: ink } };
   return {
     animation: false,
@@ -95,7 +95,7 @@ function drawOne(box) {
   const chart = drawn.get(box) ?? init(box, null, { renderer: "svg" });
   drawn.set(box, chart);
   chart.resize();
-  chart.setOption(option(figure.dataset.chart, figures(table), box.clientWidth), true);
+  chart.setOption(option(figure.dataset, figures(table), box.clientWidth), true);
 }
 
 function draw() {
