@@ -64,7 +64,7 @@ PAGES: Final = (
     "/pipeline",
     "/audit",
 )
-OF_ADMINS: Final = ("/rejects/matching", "/rejects/matching?action=discard", "/docs")
+OF_ADMINS: Final = ("/rejects/matching", "/docs")
 """Those that only some of who may open their neighbours in the menu may open, and those of nobody's menu."""
 WITHOUT_NAMES: Final = ("by=kind", "application=search", "/rejects/", "/pipeline", "/audit")
 """Parts of the paths of those that name nothing of the second tenant's to anyone."""

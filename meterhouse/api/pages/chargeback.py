@@ -122,6 +122,8 @@ def timeline(reports: Reports, chosen: Range, group: str, filters: Filters) -> C
     step = chosen.step
     report = reports.chargeback(span_of(chosen), (step, group), filters)
     series, rows = over_time(report["lines"], step, group, decimals_for(report["total"]["cost"]))
+    if group == "kind":
+        series = tuple(name.replace("_", " ") for name in series)
     if step != "month" and rows:
         rows = _each_step(rows, chosen, len(series))
     rows = tuple(replace(row, label=label_of(row.label, step)) for row in rows)

@@ -61,6 +61,15 @@ function legendHeight(series, width) {
   return 6 + 22 * lines;
 }
 
+// Where an axis of causes ends: beyond the longest bar there is room for what it comes to, on the side it lies on.
+function roomFor({ labels, cells, shown }, width) {
+  const widest = (texts) => { measure.font = `${FONT.fontSize}px ${FONT.fontFamily}`; return Math.max(...texts.map((each) => measure.measureText(each).width)); };
+  const least = Math.min(0, ...cells[0]), most = Math.max(0, ...cells[0]);
+  const share = (widest(shown[0]) + 12) / Math.max(80, width - widest(labels) - 24);
+  const room = share * (most - least) / Math.max(0.2, 1 - share * ((least < 0) + (most > 0)));
+  return { min: least < 0 ? least - room : 0, max: most > 0 ? most + room : 0 };
+}
+
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 2 });
 const figure = (value) => compact.format(value).replace("-", "\u2212");
 
@@ -70,8 +79,8 @@ function option({ chart: sort, unit }, read, width) {
   const text = { color: faint, ...FONT };
   const lines = (place) => [read.labels[place], ...read.series.map((name, each) => `${name}: ${read.shown[each][place]}`)];
   const places = { type: "category", data: read.labels, axisTick: { show: false }, axisLine: { lineStyle: { color: faint } }, axisLabel: { ...text, hideOverlap: true } };
-  // Room beyond the longest bars of causes is for what they come to.
-  const values = { type: "value", boundaryGap: causes ? ["22%", "22%"] : undefined, splitNumber: causes ? 3 : 5, minInterval: unit === "requests" ? 1 : 0, splitLine: { lineStyle: { color: rule } }, axisLabel: { ...text, hideOverlap: true, formatter: figure } };
+  const ends = causes ? roomFor(read, width) : {};
+  const values = { type: "value", ...ends, splitNumber: causes ? 3 : 5, minInterval: unit === "requests" ? 1 : 0, splitLine: { lineStyle: { color: rule } }, axisLabel: { ...text, hideOverlap: true, formatter: figure, showMinLabel: !(ends.min < 0), showMaxLabel: !(ends.max > 0) } };
   const across = { ...places, inverse: true, axisLine: { show: false }, axisLabel: { ...text, color: ink } };
   return {
     animation: false,
