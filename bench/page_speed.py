@@ -34,6 +34,7 @@ PAGES: Final = (
     "/overview/risks",
     "/chargeback",
     "/chargeback?range=last-30-days&by=application&then=model",
+    "/filters",
     "/application",
     "/slo",
     "/budgets",

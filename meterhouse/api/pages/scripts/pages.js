@@ -28,6 +28,3 @@ for (const trouble of ["htmx:sendError", "htmx:timeout"]) {
 
 // Of a menu wider than the screen, the page that is shown is in sight.
 document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
-
-// A part of a page is for people too: what is wrong comes as a page, and stands where the part would.
-document.addEventListener("htmx:configRequest", (event) => { event.detail.headers.Accept = "text/html"; });
