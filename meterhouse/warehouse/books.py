@@ -7,7 +7,7 @@ pass: before a query runs, each table that it names is put in its own name's pla
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ import pyarrow as pa
 from meterhouse.warehouse.kept_sums import KeptSums
 from meterhouse.warehouse.lake import Cursor, Lake
 from meterhouse.warehouse.lake_schema import REJECTS, TABLES, LakeTable, quoted, sql_text
-from meterhouse.warehouse.reports.query import KeepableSums, with_relation
+from meterhouse.warehouse.reports.query import KeepableSums, Query, with_relation
 from meterhouse.warehouse.view import View
 
 
@@ -110,9 +110,19 @@ class _SeenCursor:
 
     def sum_file(self, sums: KeepableSums, path: str) -> pa.Table:
         """The sums over one file of their table."""
-        [table] = [each for each in TABLES if each.name == sums.table]
-        relation = _relation(table, self.view, f"read_parquet({sql_text(path)}, hive_partitioning = false)")
-        return self._run(with_relation(sums.query.sql, relation), sums.query.params).to_arrow_table()
+        return self._over(sums.query, sums.table, [path]).to_arrow_table()
+
+    def of_files(self, query: Query, table: str, from_us: int, to_us: int) -> duckdb.DuckDBPyConnection | None:
+        paths = None if self.sums is None else self.sums.paths(table, from_us, to_us, self.whole)
+        return None if paths is None else self._over(query, table, paths)
+
+    def _over(self, query: Query, name: str, paths: Sequence[str]) -> duckdb.DuckDBPyConnection:
+        [table] = [each for each in TABLES if each.name == name]
+        source = f"read_parquet([{', '.join(map(sql_text, paths))}], hive_partitioning = false)"
+        if not paths:
+            source = f"no_{name}"
+            self.whole.register(source, table.schema.empty_table())
+        return self._run(with_relation(query.sql, _relation(table, self.view, source)), query.params)
 
 
 def look_ahead(kept: KeptSums, cursor: duckdb.DuckDBPyConnection) -> None:

@@ -9,10 +9,10 @@ from typing import Final
 from meterhouse.streams.control import Objective, Snapshot
 from meterhouse.warehouse.books import Books
 from meterhouse.warehouse.reports.as_of import AsOf, Freshness, as_of
-from meterhouse.warehouse.reports.groups import check_range, floor_sql
-from meterhouse.warehouse.reports.query import DAY_US, HOUR_US, MINUTE_US, Query, between
+from meterhouse.warehouse.reports.groups import check_range
+from meterhouse.warehouse.reports.judged import JudgedMinutes, Ratio, beside, judged_minutes
+from meterhouse.warehouse.reports.query import DAY_US, HOUR_US
 from meterhouse.warehouse.reports.removed import check_there
-from meterhouse.warehouse.reports.slo import Ratio, judged
 
 WORST: Final = 10
 """Minutes that are named: what a person looks into."""
@@ -56,49 +56,25 @@ def burn_down(
     from_us = at_us - objective.window_days * DAY_US
     check_range(from_us, at_us)
     step_us = HOUR_US if objective.window_days <= HOURLY_DAYS else DAY_US
+    objectives = beside(snapshot, objective)
     with books.read() as cursor:
         check_there(cursor, from_us, at_us)
-        rows = minutes_query(snapshot, objective, (from_us, at_us), step_us).rows(cursor)
+        judged = judged_minutes(cursor, snapshot, objectives, (from_us, at_us))
         figures_as_of = as_of(books, cursor, freshness)
-    found = [(worst, int(start_us), Ratio(int(good), int(total))) for worst, start_us, good, total in rows]
-    by_step = {start_us: ratio for worst, start_us, ratio in found if not worst}
-    whole = Ratio(sum(each.good for each in by_step.values()), sum(each.total for each in by_step.values()))
-    return BurnDown(
-        objective,
-        from_us,
-        at_us,
-        step_us,
-        whole,
-        _steps(objective, (from_us, at_us), step_us, by_step, whole),
-        tuple((start_us, ratio) for worst, start_us, ratio in found if worst),
-        figures_as_of,
-    )
-
-
-def minutes_query(snapshot: Snapshot, objective: Objective, window: tuple[int, int], step_us: int) -> Query:
-    """Rows: is it one of the worst minutes, its start or the step's, good, total. Charges are read once."""
-    all_judged, good = judged(snapshot, objective)
-    condition = between(*window) & all_judged
-    sql = f"""
-        WITH minutes AS MATERIALIZED (
-            SELECT {floor_sql(MINUTE_US)} AS start_us, count(*) FILTER ({good.sql}) AS good, count(*) AS total
-            FROM charges WHERE {condition.sql} GROUP BY 1
-        )
-        SELECT false, start_us - start_us % {step_us:d}, sum(good), sum(total) FROM minutes GROUP BY ALL
-        UNION ALL
-        (SELECT true, start_us, good, total FROM minutes WHERE good < total
-         ORDER BY total - good DESC, start_us DESC LIMIT {WORST:d})
-    """
-    return Query(sql, {**condition.params, **good.params})
+    minutes = judged[list(objectives).index(objective)]
+    whole = minutes.within(from_us, at_us)
+    steps = _steps(objective, (from_us, at_us), step_us, minutes, whole)
+    worst = tuple(minutes.worst(WORST))
+    return BurnDown(objective, from_us, at_us, step_us, whole, steps, worst, figures_as_of)
 
 
 def _steps(
-    objective: Objective, window: tuple[int, int], step_us: int, found: dict[int, Ratio], whole: Ratio
+    objective: Objective, window: tuple[int, int], step_us: int, minutes: JudgedMinutes, whole: Ratio
 ) -> tuple[Step, ...]:
     from_us, to_us = window
     steps, bad = [], 0
-    for start_us in range(from_us // step_us * step_us, to_us, step_us):
-        ratio = found.get(start_us, Ratio(0, 0))
+    for begin_us, ratio in minutes.by_step(from_us, to_us, step_us):
+        start_us = begin_us // step_us * step_us
         bad += ratio.total - ratio.good
         burnt = Ratio(whole.total - bad, whole.total).burn_rate(objective.target)
         even = 1 - Fraction(min(start_us + step_us, to_us) - from_us, to_us - from_us)

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from meterhouse.ingest.event import REFUSED_STATUSES
 from meterhouse.streams import latency
 from meterhouse.warehouse.lake import Cursor
-from meterhouse.warehouse.reports.query import Condition, Query, between, pieces
+from meterhouse.warehouse.reports.query import (
+    DAY_US,
+    HOUR_US,
+    Condition,
+    KeepableSums,
+    Query,
+    any_of,
+    between,
+    pieces,
+)
 
 METRICS: Final = ("duration", "time_to_first_token")
 QUANTILES: Final[Mapping[str, Decimal]] = {"p50": Decimal("0.50"), "p95": Decimal("0.95"), "p99": Decimal("0.99")}
@@ -41,6 +52,86 @@ def histogram_rows(
         if row[len(keys) + number] is not None
     ]
     return rows
+
+
+def percentiles_of(cursor: Cursor, window: tuple[int, int], scopes: Sequence[Condition]) -> list[Percentiles]:
+    """Of the requests in each scope but the refused. Whole days of UTC from sums that are kept, the hours beside them
+    from histograms, what is left from charges."""
+    first, last = -(-window[0] // HOUR_US) * HOUR_US, window[1] // HOUR_US * HOUR_US
+    edges = [window] if first >= last else [(window[0], first), (last, window[1])]
+    found = np.zeros((len(METRICS) * latency.BUCKETS, len(scopes)), np.int64)
+    for rows in _whole_hours(cursor, first, last, scopes) if first < last else ():
+        at = rows["metric"].to_numpy().astype(np.int64) * latency.BUCKETS + rows["bucket"].to_numpy()
+        np.add.at(found, at, np.stack([rows[f"requests_{n}"].to_numpy() for n in range(len(scopes))], axis=1))
+    for from_us, to_us in edges:
+        if from_us < to_us:
+            rows = _measured(from_us, to_us, scopes).table(cursor, ("charges", from_us, to_us))
+            _add_measured(found, rows)
+    numbers = np.arange(latency.BUCKETS, dtype=np.int32)
+    by_metric = found.reshape(len(METRICS), latency.BUCKETS, len(scopes))
+    return [
+        {
+            metric: {name: latency.quantile(numbers, by_metric[m, :, n], share) for name, share in QUANTILES.items()}
+            for m, metric in enumerate(METRICS)
+        }
+        for n in range(len(scopes))
+    ]
+
+
+def _whole_hours(cursor: Cursor, from_us: int, to_us: int, scopes: Sequence[Condition]) -> Iterator[pa.Table]:
+    """Rows: metric as its place in METRICS, bucket, requests_n of each scope; add them up."""
+    first, last = -(-from_us // DAY_US) * DAY_US, to_us // DAY_US * DAY_US
+    kept = KeepableSums(_by_day(scopes), "latency_hour", first, last).kept(cursor) if first < last else None
+    if kept is None:
+        yield _by_day(scopes, (from_us, to_us)).table(cursor)
+        return
+    days = kept["day"].to_numpy()
+    yield kept.filter(pa.array((days >= first // DAY_US) & (days < last // DAY_US)))
+    for span in ((from_us, first), (last, to_us)):
+        if span[0] < span[1]:
+            yield _by_day(scopes, span).table(cursor, ("latency_hour", *span))
+
+
+def _by_day(scopes: Sequence[Condition], span: tuple[int, int] | None = None) -> Query:
+    where = any_of([scope.suffixed(f"_{n}") for n, scope in enumerate(scopes)])
+    params: dict[str, Any] = {}
+    if span is not None:
+        where = between(*span) & where
+    columns = []
+    for n, scope in enumerate(scopes):
+        inside = scope.suffixed(f"_{n}")
+        params |= inside.params
+        columns.append(f"(coalesce(sum(requests) FILTER ({inside.sql or 'true'}), 0))::BIGINT AS requests_{n}")
+    metric = " ".join(f"WHEN '{name}' THEN {place}" for place, name in enumerate(METRICS))
+    return Query(
+        f"""SELECT (epoch_us("time") // {DAY_US})::INTEGER AS day, (CASE metric {metric} END)::TINYINT AS metric,
+            bucket, {", ".join(columns)} FROM latency_hour WHERE {where.sql or "true"} GROUP BY ALL""",
+        {**params, **where.params},
+    )
+
+
+def _measured(from_us: int, to_us: int, scopes: Sequence[Condition]) -> Query:
+    """Rows: both metrics of a request, microseconds, and in_n for each scope: is it in it? 0 or 1"""
+    named = [scope.suffixed(f"_{n}") for n, scope in enumerate(scopes)]
+    where = between(from_us, to_us) & NOT_REFUSED & any_of(named)
+    columns = [
+        *(f"{metric}_us" for metric in METRICS),
+        *(f"({s.sql or 'true'}) ::TINYINT AS in_{n}" for n, s in enumerate(named)),
+    ]
+    params = {name: value for scope in named for name, value in scope.params.items()}
+    return Query(f"SELECT {', '.join(columns)} FROM charges WHERE {where.sql}", {**params, **where.params})
+
+
+def _add_measured(found: npt.NDArray[np.int64], rows: pa.Table) -> None:
+    """Adds requests to histograms (metrics * buckets, scopes)."""
+    inside = [rows[f"in_{n}"].to_numpy().astype(np.bool_) for n in range(found.shape[1])]
+    for place, metric in enumerate(METRICS):
+        values = rows[f"{metric}_us"]
+        known = values.is_valid().to_numpy()
+        buckets = latency.buckets(values.drop_null().to_numpy())
+        first = place * latency.BUCKETS
+        for n, each in enumerate(inside):
+            found[first : first + latency.BUCKETS, n] += np.bincount(buckets[each[known]], minlength=latency.BUCKETS)
 
 
 def percentiles(rows: Sequence[tuple[Any, ...]]) -> Percentiles:

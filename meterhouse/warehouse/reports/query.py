@@ -35,6 +35,12 @@ class Query:
         """Runs it; the rows come as they are read, about `rows` at a time."""
         return self._run(cursor).to_arrow_reader(rows)
 
+    def table(self, cursor: Cursor, of: tuple[str, int, int] | None = None) -> pa.Table:
+        """Runs it. `of`: it asks for rows of this table alone, of times in this range. A cursor that knows the table's
+        files reads those that may hold them, and is spared what it costs to name a table of the lake."""
+        found = cursor.of_files(self, *of) if of and isinstance(cursor, Keeping) else None
+        return (self._run(cursor) if found is None else found).to_arrow_table()
+
     def plain(self) -> Query:
         """The same, with all that it needs in it: to be a part of another query."""
         return self._with(self.keepable)
@@ -74,6 +80,11 @@ class KeepableSums:
     from_us: int
     to_us: int
 
+    def kept(self, cursor: Cursor) -> pa.Table | None:
+        """The rows of its query, of all files that may hold a row of its range: as many blocks of rows as there are
+        files, so add them up. None: nothing is kept, or there is no row."""
+        return cursor.kept(self) if isinstance(cursor, Keeping) else None
+
 
 @runtime_checkable
 class Keeping(Protocol):
@@ -81,6 +92,10 @@ class Keeping(Protocol):
 
     def kept(self, sums: KeepableSums) -> pa.Table | None:
         """The rows of its query. None: they are not kept, so ask for them."""
+        ...
+
+    def of_files(self, query: Query, table: str, from_us: int, to_us: int) -> duckdb.DuckDBPyConnection | None:
+        """Runs a query of one table over the files alone that may hold rows of a range. None: they are not known."""
         ...
 
 
@@ -94,6 +109,19 @@ class Condition:
     def __and__(self, other: Condition) -> Condition:
         both = [part for part in (self.sql, other.sql) if part]
         return Condition(" AND ".join(both), {**self.params, **other.params})
+
+    def suffixed(self, suffix: str) -> Condition:
+        """The same with other names of its parameters, to stand beside others of its kind."""
+        sql = _NAMES.sub(lambda name: f"{name[0]}{suffix}", self.sql)
+        return Condition(sql, {f"{name}{suffix}": value for name, value in self.params.items()})
+
+
+def any_of(conditions: Sequence[Condition]) -> Condition:
+    """Rows that satisfy at least one of them."""
+    if not all(each.sql for each in conditions):
+        return Condition()
+    params = {name: value for each in conditions for name, value in each.params.items()}
+    return Condition(f"({' OR '.join(f'({each.sql})' for each in conditions)})", params)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +141,7 @@ LAYERS: Final = {"rollup_day": DAY_US, "rollup_hour": HOUR_US, "rollup_minute": 
 
 
 KEEPABLE: Final = frozenset({"rollup_day", "rollup_hour"})
-"""Tables whose sums are worth keeping: a range that ends now has other minutes each time."""
+"""Roll-ups whose sums are worth keeping: a range that ends now has other minutes each time."""
 
 
 def pieces(from_us: int, to_us: int, coarsest: str = "rollup_day") -> list[Piece]:

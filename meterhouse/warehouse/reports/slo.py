@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from fractions import Fraction
-from itertools import pairwise
 from typing import Final
 
 from meterhouse.streams.control import Objective, Snapshot
@@ -15,8 +13,9 @@ from meterhouse.warehouse.lake import Cursor
 from meterhouse.warehouse.reports.as_of import AsOf, Freshness, as_of
 from meterhouse.warehouse.reports.errors import ReportError
 from meterhouse.warehouse.reports.groups import check_range, in_scope
-from meterhouse.warehouse.reports.histograms import NOT_REFUSED, Percentiles, histogram_rows, percentiles
-from meterhouse.warehouse.reports.query import DAY_US, HOUR_US, MINUTE_US, Condition, Query, between
+from meterhouse.warehouse.reports.histograms import Percentiles, percentiles_of
+from meterhouse.warehouse.reports.judged import Ratio, judged_minutes, together
+from meterhouse.warehouse.reports.query import DAY_US, HOUR_US, MINUTE_US
 from meterhouse.warehouse.reports.removed import check_there
 
 BURN_WINDOWS_US: Final[Mapping[str, int]] = {
@@ -31,7 +30,7 @@ BURN_WINDOWS_US: Final[Mapping[str, int]] = {
 
 
 MAX_DAYS: Final = 366
-"""Of one report by days: two columns each, in one pass over the charges."""
+"""Of one report by days: a year, with a day for the leap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +62,6 @@ def burn_rules(window_days: int) -> tuple[BurnRule, ...]:
         for rule in BURN_RULES
         if BURN_WINDOWS_US[rule.long] < window_days * DAY_US
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """Good of total, exact."""
-
-    good: int
-    total: int
-
-    @property
-    def compliance(self) -> Fraction | None:
-        """Share of good; None when there was nothing to judge."""
-        return Fraction(self.good, self.total) if self.total else None
-
-    def burn_rate(self, target: Decimal) -> Fraction | None:
-        """Share of bad over the share that the target allows: at 1 the error budget lasts exactly the window."""
-        return Fraction(self.total - self.good, self.total) / (1 - Fraction(target)) if self.total else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +118,32 @@ def slo(
     """
     if between_us is not None:
         check_range(*between_us)
+    windows = {each: between_us or (at_us - each.window_days * DAY_US, at_us) for each in snapshot.objectives}
     with books.read() as cursor:
-        lines = []
-        for objective in snapshot.objectives:
-            window = between_us or (at_us - objective.window_days * DAY_US, at_us)
-            check_there(cursor, *window)
-            lines.append(_line(cursor, snapshot, objective, window))
+        if windows:  # all end at the same time: the longest holds the others
+            check_there(cursor, *min(windows.values()))
+        lines = [line for objectives in together(snapshot) for line in _lines(cursor, snapshot, objectives, windows)]
         return Slo(at_us, tuple(lines), as_of(books, cursor, freshness))
+
+
+def _lines(
+    cursor: Cursor,
+    snapshot: Snapshot,
+    objectives: Sequence[Objective],
+    windows: Mapping[Objective, tuple[int, int]],
+) -> Iterator[ObjectiveLine]:
+    distinct = {windows[each] for each in objectives}
+    cuts = {max(from_us, to_us - length) for from_us, to_us in distinct for length in (0, *BURN_WINDOWS_US.values())}
+    judged = judged_minutes(cursor, snapshot, objectives, {from_us for from_us, _ in distinct} | cuts)
+    scopes = [in_scope(each.scope, snapshot) for each in objectives]
+    percentiles = {window: percentiles_of(cursor, window, scopes) for window in distinct}
+    for number, (objective, minutes) in enumerate(zip(objectives, judged, strict=True)):
+        from_us, to_us = window = windows[objective]
+        burns = {
+            name: minutes.within(max(from_us, to_us - length_us), to_us) for name, length_us in BURN_WINDOWS_US.items()
+        }
+        ratio = minutes.within(from_us, to_us)
+        yield ObjectiveLine(objective, from_us, to_us, ratio, burns, percentiles[window][number])
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,50 +161,11 @@ def slo_days(books: Books, snapshot: Snapshot, from_us: int, to_us: int) -> tupl
     check_range(from_us, to_us)
     if to_us - from_us > MAX_DAYS * DAY_US:
         raise ReportError(f"the range has over {MAX_DAYS} days: take a shorter one")
-    midnights = range((from_us // DAY_US + 1) * DAY_US, to_us, DAY_US)
-    edges = [from_us, *midnights, to_us]
-    spans = list(pairwise(edges))
     lines = []
     with books.read() as cursor:
-        for objective in snapshot.objectives:
-            whole, *days = _ratios(cursor, snapshot, objective, [(from_us, to_us), *spans])
-            lines.append(ObjectiveDays(objective, whole, dict(zip(edges, days, strict=False))))
+        for objectives in together(snapshot):
+            judged = judged_minutes(cursor, snapshot, objectives, (from_us, to_us))
+            for objective, minutes in zip(objectives, judged, strict=True):
+                days = dict(minutes.by_step(from_us, to_us, DAY_US))
+                lines.append(ObjectiveDays(objective, minutes.within(from_us, to_us), days))
     return tuple(lines)
-
-
-def judged(snapshot: Snapshot, objective: Objective) -> tuple[Condition, Condition]:
-    """Charges that the objective judges, whenever they ended, and which of them are good."""
-    condition = NOT_REFUSED & in_scope(objective.scope, snapshot)
-    if objective.sli == "availability":
-        return condition, Condition("status <> 'error'")
-    assert objective.below_ms is not None
-    condition &= Condition(f"{objective.sli}_us IS NOT NULL")
-    return condition, Condition(f"{objective.sli}_us < $below_us::BIGINT", {"below_us": objective.below_ms * 1000})
-
-
-def ratio_query(snapshot: Snapshot, objective: Objective, spans_us: Sequence[tuple[int, int]]) -> Query:
-    """One row: good and total for each of the spans; the first holds all others."""
-    all_judged, good = judged(snapshot, objective)
-    condition = between(*spans_us[0]) & all_judged
-    params, columns = {**condition.params, **good.params}, []
-    for number, span in enumerate(spans_us):
-        inside = between(*span, suffix=f"_{number}")
-        params |= inside.params
-        columns += [f"count(*) FILTER ({inside.sql} AND {good.sql})", f"count(*) FILTER ({inside.sql})"]
-    return Query(f"SELECT {', '.join(columns)} FROM charges WHERE {condition.sql}", params)
-
-
-def _ratios(
-    cursor: Cursor, snapshot: Snapshot, objective: Objective, spans_us: Sequence[tuple[int, int]]
-) -> list[Ratio]:
-    [counts] = ratio_query(snapshot, objective, spans_us).rows(cursor)
-    return [Ratio(good, total) for good, total in zip(counts[::2], counts[1::2], strict=True)]
-
-
-def _line(cursor: Cursor, snapshot: Snapshot, objective: Objective, window: tuple[int, int]) -> ObjectiveLine:
-    from_us, to_us = window
-    spans = [window, *((max(from_us, to_us - length_us), to_us) for length_us in BURN_WINDOWS_US.values())]
-    ratios = _ratios(cursor, snapshot, objective, spans)
-    latencies = percentiles(histogram_rows(cursor, window, in_scope(objective.scope, snapshot)))
-    burns = dict(zip(BURN_WINDOWS_US, ratios[1:], strict=True))
-    return ObjectiveLine(objective, from_us, to_us, ratios[0], burns, latencies)

@@ -25,11 +25,12 @@ from meterhouse.warehouse.reports.chargeback import Chargeback, Figures
 from meterhouse.warehouse.reports.charges import Charge, Charges
 from meterhouse.warehouse.reports.groups import datetime_of
 from meterhouse.warehouse.reports.histograms import Percentiles
+from meterhouse.warehouse.reports.judged import Ratio
 from meterhouse.warehouse.reports.latencies import Latencies
 from meterhouse.warehouse.reports.ledger import LedgerReport, became
 from meterhouse.warehouse.reports.rejects import RejectLine, Rejects
 from meterhouse.warehouse.reports.removed import Removed
-from meterhouse.warehouse.reports.slo import ObjectiveLine, Ratio, Slo
+from meterhouse.warehouse.reports.slo import ObjectiveLine, Slo
 from meterhouse.warehouse.reports.usage import Usage, UsageFigures
 from meterhouse.warehouse.verify import LawResult, Verification
 
