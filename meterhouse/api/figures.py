@@ -223,14 +223,15 @@ class Reports:
             [line] = to_json(budgets(books, supposed, fresh.read_at_us, None, fresh))["budgets"]
         return {"budget": line}
 
-    def burn_down(self, objective_id: str) -> Json:
-        """Of an objective's window that ends now. Raises NoSuch."""
+    def burn_down(self, objective_id: str, span: Span) -> Json:
+        """Of an objective's window that ends now, or of the range. Raises NoSuch."""
         control = self._control
         found = next((objective for objective in control.objectives if objective.id == objective_id), None)
         if found is None:
             raise NoSuch("There is no such objective. `GET /v1/slo` lists them.")
         with self._reading() as (books, fresh):
-            return to_json(burn_down(books, control, found, fresh.read_at_us, fresh))
+            between = span.or_none(fresh.read_at_us)
+            return to_json(burn_down(books, control, found, fresh.read_at_us, between, fresh))
 
     def latencies(self, span: Span, group_by: Sequence[str], every: Step, filters: Filters) -> Json:
         with self._reading() as (books, fresh):

@@ -36,6 +36,7 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     "Idempotency-Key": "8e03978e-40d5-43dd-bc93-6894a57f9324",
     "key_id": "k5f0c9a3e",
     "model": "atlas-large",
+    "objective": "assistant-fast",
     "operation": "chat",
     "org_unit": "consumer",
     "provider": "atlas",

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, BinaryIO, Final, Protocol, Self, TypeVar
-from urllib.parse import quote
 
 import httpx
 import msgspec
 
-from meterhouse.client import charge_shapes, key_shapes, quality_shapes, reconciliation_shapes, shapes
+from meterhouse.client import charge_shapes, key_shapes, objective_shapes, quality_shapes, reconciliation_shapes, shapes
 from meterhouse.client.errors import BadAnswer, TooLarge
+from meterhouse.client.params import Filters, When, part_of, range_of, report_of
 from meterhouse.client.retries import Patience
 from meterhouse.client.transport import Call, Params, Surroundings, Transport
 
@@ -24,10 +23,6 @@ PAGE: Final = 500
 _BATCH: Final = {"content-type": "application/cloudevents-batch+json"}
 _JSON: Final = {"content-type": "application/json"}
 
-When = datetime | date | str
-"""An aware datetime, a date in UTC, or RFC 3339."""
-Filters = Mapping[str, str | Sequence[str]]
-"""`{"tenant": "acme-retail", "model": ["atlas-large", "atlas-small"]}`"""
 Shape = TypeVar("Shape", bound=shapes.Shape)
 Entry = TypeVar("Entry")
 
@@ -108,12 +103,12 @@ class Meterhouse:
     ) -> None:
         """The request has ended and its event is published. What is left out counts as much as was reserved."""
         body = _encoded(shapes.Settlement(cost=cost, tokens=tokens, position=position))
-        path = f"/v1/admissions/{_part(reservation)}/settlement"
+        path = f"/v1/admissions/{part_of(reservation)}/settlement"
         self._transport.ask(Call("POST", path, body=body, headers=_JSON, repeatable=False))
 
     def cancel(self, reservation: str) -> None:
         """The request did not run."""
-        self._transport.ask(Call("DELETE", f"/v1/admissions/{_part(reservation)}"))
+        self._transport.ask(Call("DELETE", f"/v1/admissions/{part_of(reservation)}"))
 
     def prices(
         self, *, tenant: str | None = None, provider: str | None = None, model: str | None = None
@@ -132,7 +127,7 @@ class Meterhouse:
         where: Filters | None = None,
     ) -> shapes.Chargeback:
         """What was billed. Without a range: the current month (UTC)."""
-        return self._get("/v1/chargeback", _report(from_, to, group_by, where), shapes.Chargeback)
+        return self._get("/v1/chargeback", report_of(from_, to, group_by, where), shapes.Chargeback)
 
     def charges(
         self,
@@ -143,7 +138,7 @@ class Meterhouse:
         where: Filters | None = None,
     ) -> Iterator[charge_shapes.Charge]:
         """The events behind the chargeback, the oldest first, fetched as they are asked for."""
-        params = {**_report(from_, to, (), where), "kind": kind}
+        params = {**report_of(from_, to, (), where), "kind": kind}
         return self._pages("/v1/charges", params, charge_shapes.ChargePage, lambda page: page.charges)
 
     def charge(self, partition: int, offset: int, index: int) -> charge_shapes.ChargeAndRecord:
@@ -154,7 +149,7 @@ class Meterhouse:
         self, from_: When | None = None, to: When | None = None, *, where: Filters | None = None
     ) -> charge_shapes.OrgTree:
         """What was billed, by org unit, each where its tenants stood."""
-        return self._get("/v1/chargeback/org-tree", _report(from_, to, (), where), charge_shapes.OrgTree)
+        return self._get("/v1/chargeback/org-tree", report_of(from_, to, (), where), charge_shapes.OrgTree)
 
     def comparison(
         self,
@@ -165,13 +160,13 @@ class Meterhouse:
         where: Filters | None = None,
     ) -> charge_shapes.Comparison:
         """What was billed, beside the range before."""
-        return self._get("/v1/chargeback/comparison", _report(from_, to, group_by, where), charge_shapes.Comparison)
+        return self._get("/v1/chargeback/comparison", report_of(from_, to, group_by, where), charge_shapes.Comparison)
 
     def explanation(
         self, from_: When | None = None, to: When | None = None, *, where: Filters | None = None
     ) -> charge_shapes.Explanation:
         """Why the bill changed: parts that add up to the difference."""
-        return self._get("/v1/chargeback/explanation", _report(from_, to, (), where), charge_shapes.Explanation)
+        return self._get("/v1/chargeback/explanation", report_of(from_, to, (), where), charge_shapes.Explanation)
 
     def forecast(
         self,
@@ -182,7 +177,7 @@ class Meterhouse:
         where: Filters | None = None,
     ) -> charge_shapes.Forecast:
         """What will have been billed at the range's end."""
-        return self._get("/v1/forecast", _report(from_, to, group_by, where), charge_shapes.Forecast)
+        return self._get("/v1/forecast", report_of(from_, to, group_by, where), charge_shapes.Forecast)
 
     def usage(
         self,
@@ -194,21 +189,39 @@ class Meterhouse:
         where: Filters | None = None,
     ) -> shapes.Usage:
         """Requests and tokens, in buckets of a minute, an hour or a day."""
-        return self._get("/v1/usage", {**_report(from_, to, group_by, where), "every": every}, shapes.Usage)
+        return self._get("/v1/usage", {**report_of(from_, to, group_by, where), "every": every}, shapes.Usage)
 
     def slo(self, from_: When | None = None, to: When | None = None) -> shapes.Slo:
         """Objectives, each over its window that ends now, or over a range."""
-        return self._get("/v1/slo", _range(from_, to), shapes.Slo)
+        return self._get("/v1/slo", range_of(from_, to), shapes.Slo)
+
+    def burn_down(self, objective: str, from_: When | None = None, to: When | None = None) -> objective_shapes.BurnDown:
+        """What was left of an objective's error budget, step by step, over its window that ends now or a range."""
+        params = {**range_of(from_, to), "objective": objective}
+        return self._get("/v1/slo/burn-down", params, objective_shapes.BurnDown)
+
+    def latencies(
+        self,
+        from_: When | None = None,
+        to: When | None = None,
+        *,
+        every: str = "day",
+        group_by: Sequence[str] = (),
+        where: Filters | None = None,
+    ) -> objective_shapes.Latencies:
+        """Percentiles, in buckets of an hour, a day or a month, or of the whole range."""
+        params = {**report_of(from_, to, group_by, where), "every": every}
+        return self._get("/v1/latencies", params, objective_shapes.Latencies)
 
     def budgets(self, from_: When | None = None, to: When | None = None) -> shapes.Budgets:
         """Each budget's current window, or all its windows in a range."""
-        return self._get("/v1/budgets", _range(from_, to), shapes.Budgets)
+        return self._get("/v1/budgets", range_of(from_, to), shapes.Budgets)
 
     def reconciliation(
         self, from_: When | None = None, to: When | None = None, *, where: Filters | None = None
     ) -> reconciliation_shapes.Reconciliation:
         """What gateways and model nodes say of the same requests, by kind."""
-        return self._get("/v1/reconciliation", _report(from_, to, (), where), reconciliation_shapes.Reconciliation)
+        return self._get("/v1/reconciliation", report_of(from_, to, (), where), reconciliation_shapes.Reconciliation)
 
     def reconciled_requests(
         self,
@@ -219,7 +232,7 @@ class Meterhouse:
         where: Filters | None = None,
     ) -> Iterator[reconciliation_shapes.ReconciledRequest]:
         """The requests of one kind, or all gaps, the oldest first, fetched as they are asked for."""
-        params, page = {**_report(from_, to, (), where), "kind": kind}, reconciliation_shapes.ReconciledRequestPage
+        params, page = {**report_of(from_, to, (), where), "kind": kind}, reconciliation_shapes.ReconciledRequestPage
         return self._pages("/v1/reconciliation/requests", params, page, lambda page: page.requests)
 
     def rejects(
@@ -232,7 +245,7 @@ class Meterhouse:
         resolved: bool = False,
     ) -> Iterator[shapes.Reject]:
         """Events that were not taken, the newest first, fetched as they are asked for."""
-        params = {**_range(from_, to), "reason": list(reason), "tenant": tenant, "resolved": resolved}
+        params = {**range_of(from_, to), "reason": list(reason), "tenant": tenant, "resolved": resolved}
         return self._pages("/v1/rejects", params, shapes.RejectPage, lambda page: page.rejects)
 
     def focus(
@@ -245,7 +258,7 @@ class Meterhouse:
         parquet: bool = False,
     ) -> int:
         """Writes what was billed to a file as rows of FOCUS 1.4, CSV or Parquet, and returns its length."""
-        params = {**(where or {}), **_range(from_, to), "format": "parquet" if parquet else "csv"}
+        params = {**(where or {}), **range_of(from_, to), "format": "parquet" if parquet else "csv"}
         return self.save("/v1/exports/focus", file, params=params)
 
     def save(self, path: str, file: BinaryIO, *, params: Params | None = None, accept: str = "*/*") -> int:
@@ -265,17 +278,17 @@ class Meterhouse:
         subject: str | None = None,
     ) -> Iterator[shapes.Alert]:
         """Alerts, the newest first, fetched as they are asked for."""
-        params = {**_range(from_, to), "status": status, "kind": kind, "subject": subject}
+        params = {**range_of(from_, to), "status": status, "kind": kind, "subject": subject}
         return self._pages("/v1/alerts", params, shapes.AlertPage, lambda page: page.alerts)
 
     def alert(self, alert_id: str) -> shapes.AlertStory:
         """An alert with its history."""
-        return self._get(f"/v1/alerts/{_part(alert_id)}", {}, shapes.AlertStory)
+        return self._get(f"/v1/alerts/{part_of(alert_id)}", {}, shapes.AlertStory)
 
     def acknowledge(self, alert_id: str, *, by: str, note: str | None = None) -> shapes.AlertStory:
         """Says who looks after an alert. Said again, the last one stands."""
         body = _encoded(shapes.Acknowledgement(by=by, note=note))
-        call = Call("POST", f"/v1/alerts/{_part(alert_id)}/acknowledgement", body=body, headers=_JSON)
+        call = Call("POST", f"/v1/alerts/{part_of(alert_id)}/acknowledgement", body=body, headers=_JSON)
         return self._read(call, shapes.AlertStory)
 
     def silences(self) -> list[shapes.Silence]:
@@ -288,7 +301,7 @@ class Meterhouse:
         return self._read(Call("POST", "/v1/silences", body=_encoded(asked), headers=headers), shapes.Silence)
 
     def end_silence(self, silence_id: str) -> None:
-        self._transport.ask(Call("DELETE", f"/v1/silences/{_part(silence_id)}"))
+        self._transport.ask(Call("DELETE", f"/v1/silences/{part_of(silence_id)}"))
 
     # keys, and who did what
 
@@ -310,11 +323,11 @@ class Meterhouse:
 
     def rotate_key(self, key_id: str, *, overlap_s: int) -> key_shapes.MadeKey:
         """A new key in place of one that goes on for so many seconds."""
-        body, path = _encoded(key_shapes.Rotation(overlap_s=overlap_s)), f"/v1/keys/{_part(key_id)}/rotation"
+        body, path = _encoded(key_shapes.Rotation(overlap_s=overlap_s)), f"/v1/keys/{part_of(key_id)}/rotation"
         return self._read(Call("POST", path, body=body, headers=_JSON, repeatable=False), key_shapes.MadeKey)
 
     def revoke_key(self, key_id: str) -> None:
-        self._transport.ask(Call("DELETE", f"/v1/keys/{_part(key_id)}"))
+        self._transport.ask(Call("DELETE", f"/v1/keys/{part_of(key_id)}"))
 
     def audit(
         self,
@@ -325,7 +338,7 @@ class Meterhouse:
         action: str | None = None,
     ) -> Iterator[key_shapes.AuditEntry]:
         """Who did what, the newest first, fetched as they are asked for."""
-        params = {**_range(from_, to), "actor": actor, "action": action}
+        params = {**range_of(from_, to), "actor": actor, "action": action}
         return self._pages("/v1/audit", params, key_shapes.AuditPage, lambda page: page.entries)
 
     def _get(self, path: str, params: Params, shape: type[Shape]) -> Shape:
@@ -371,24 +384,3 @@ def _decoded(asked: str, body: bytes, shape: type[Shape]) -> Shape:
         return msgspec.json.decode(body, type=shape)
     except msgspec.DecodeError as wrong:
         raise BadAnswer(f"{asked}: {wrong}") from wrong
-
-
-def _part(name: str) -> str:
-    """A name as one part of a path."""
-    return quote(name, safe="")
-
-
-def _time(when: When | None) -> str | None:
-    if isinstance(when, datetime):
-        if when.tzinfo is None:
-            raise ValueError(f"{when} has no time zone: give an aware datetime, as datetime.now(UTC)")
-        return when.isoformat()
-    return when.isoformat() if isinstance(when, date) else when
-
-
-def _range(from_: When | None, to: When | None) -> dict[str, str | None]:
-    return {"from": _time(from_), "to": _time(to)}
-
-
-def _report(from_: When | None, to: When | None, group_by: Sequence[str], where: Filters | None) -> Params:
-    return {**(where or {}), **_range(from_, to), "group_by": ",".join(group_by) or None}

@@ -106,11 +106,11 @@ class _SeenCursor:
     def kept(self, sums: KeepableSums) -> pa.Table | None:
         if self.sums is None:
             return None
-        return self.sums.of(sums, self.view, self.whole, partial(self.sum_file, sums))
+        return self.sums.of(sums, self.view, self.whole, partial(self.sum_files, sums))
 
-    def sum_file(self, sums: KeepableSums, path: str) -> pa.Table:
-        """The sums over one file of their table."""
-        return self._over(sums.query, sums.table, [path]).to_arrow_table()
+    def sum_files(self, sums: KeepableSums, paths: Sequence[str]) -> pa.Table:
+        """The sums over files of their table."""
+        return self._over(sums.query, sums.table, paths).to_arrow_table()
 
     def of_files(self, query: Query, table: str, from_us: int, to_us: int) -> duckdb.DuckDBPyConnection | None:
         paths = None if self.sums is None else self.sums.paths(table, from_us, to_us, self.whole)
@@ -129,7 +129,7 @@ def look_ahead(kept: KeptSums, cursor: duckdb.DuckDBPyConnection) -> None:
     """Keeps of a new snapshot what was asked of earlier ones lately, so that nobody waits for it."""
     for sums, view in kept.asked_lately():
         reading = _SeenCursor(cursor, view, None, kept)
-        kept.make_ready(sums, view, cursor, partial(reading.sum_file, sums))
+        kept.make_ready(sums, view, cursor, partial(reading.sum_files, sums))
 
 
 _TENANTS: Final = "view_tenants"

@@ -39,6 +39,9 @@ MOST_LARGE: Final = 1_000
 """Queries remembered as too large to be kept; beyond that all of them are tried once more."""
 
 
+Read = Callable[[Sequence[str]], pa.Table]
+
+
 class KeptSums:
     """What is kept of one lake, for all who read it. May be shared between threads."""
 
@@ -55,15 +58,17 @@ class KeptSums:
     def held_bytes(self) -> int:
         return self._bytes
 
-    def of(self, sums: KeepableSums, view: View, cursor: Cursor, read: Callable[[str], pa.Table]) -> pa.Table | None:
-        """The sums in the cursor's snapshot, a block of rows per file. `read` makes them of one file, given its path,
+    def of(self, sums: KeepableSums, view: View, cursor: Cursor, read: Read) -> pa.Table | None:
+        """The sums in the cursor's snapshot, a block of rows per file. `read` makes them of files, given their paths,
         as `view` sees it. None: they cannot be made file by file now, or are too large to be kept."""
         digest = _digest(sums, view)
         if digest in self._large:
             return None
         self._note_asked(digest, _Asked(sums, view, monotonic()))
         parts = self._parts(digest, sums, cursor, read)
-        return pa.concat_tables(parts) if parts else None
+        if parts is None:
+            return None
+        return pa.concat_tables(parts) if parts else read([])
 
     def asked_lately(self) -> list[tuple[KeepableSums, View]]:
         """What was asked for within LATELY_S, and by whom: it may be asked again."""
@@ -71,19 +76,17 @@ class KeptSums:
         with self._lock:
             return [(asked.sums, asked.view) for asked in self._asked.values() if asked.at_s >= since_s]
 
-    def make_ready(self, sums: KeepableSums, view: View, cursor: Cursor, read: Callable[[str], pa.Table]) -> None:
+    def make_ready(self, sums: KeepableSums, view: View, cursor: Cursor, read: Read) -> None:
         """As `of`, for who will ask."""
         self._parts(_digest(sums, view), sums, cursor, read)
 
-    def _parts(
-        self, digest: bytes, sums: KeepableSums, cursor: Cursor, read: Callable[[str], pa.Table]
-    ) -> list[pa.Table] | None:
+    def _parts(self, digest: bytes, sums: KeepableSums, cursor: Cursor, read: Read) -> list[pa.Table] | None:
         known, parts = self._files_of(sums.table, cursor), []
         if known is None:
             return None
         for file in known:
             if file.may_hold(sums.from_us, sums.to_us):
-                part = self._of_file(digest + file.path.encode(), partial(read, file.path))
+                part = self._of_file(digest + file.path.encode(), partial(read, [file.path]))
                 if part is None:
                     self._note_large(digest)
                     return None

@@ -30,7 +30,7 @@ from tests.api.sites import Site, event, opened, problem
 PARQUET, ARROW = Form.parquet.value, Form.arrow.value
 ROUTES = (
     "/v1/chargeback", "/v1/chargeback/org-tree", "/v1/chargeback/comparison", "/v1/chargeback/explanation",
-    "/v1/usage", "/v1/slo", "/v1/budgets", "/v1/charges", "/v1/forecast",
+    "/v1/usage", "/v1/slo", "/v1/budgets", "/v1/charges", "/v1/forecast", "/v1/latencies",
 )  # fmt: skip
 
 

@@ -82,6 +82,12 @@ def test_what_is_published_is_in_every_report(site: Site) -> None:
     assert (budget.spent, budget.state, budget.thresholds_crossed) == (Decimal("0.0035"), "exceeded", [50, 100])
     [objective] = site.client.slo().objectives
     assert (objective.good, objective.total, objective.target) == (2, 2, Decimal("0.99"))
+    burnt = site.client.burn_down(objective.id)
+    assert (burnt.good, burnt.total, burnt.steps[-1].error_budget_left, burnt.worst_minutes) == (2, 2, 1.0, [])
+    latencies = site.client.latencies(every="whole", group_by=["model"], where={"model": ["large"]})
+    assert [(line.time, line.model, line.duration_ms) for line in latencies.lines] == [
+        (None, "large", latencies.total.duration_ms)
+    ]
 
 
 def test_bodies_are_as_large_as_the_server_takes(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from meterhouse.client import Meterhouse, charge_shapes, key_shapes, quality_shapes, reconciliation_shapes, shapes
+from meterhouse.client import (
+    Meterhouse,
+    charge_shapes,
+    key_shapes,
+    objective_shapes,
+    quality_shapes,
+    reconciliation_shapes,
+    shapes,
+)
 from tools.openapi import release
 from tools.openapi.compare import breaks
 
@@ -28,6 +36,7 @@ READ: dict[str, type[shapes.Shape]] = {
     "alerts": shapes.AlertPage,
     "audit": key_shapes.AuditPage,
     "budgets": shapes.Budgets,
+    "burn_down": objective_shapes.BurnDown,
     "charge": charge_shapes.ChargeAndRecord,
     "chargeback": shapes.Chargeback,
     "charges": charge_shapes.ChargePage,
@@ -36,6 +45,7 @@ READ: dict[str, type[shapes.Shape]] = {
     "explanation": charge_shapes.Explanation,
     "forecast": charge_shapes.Forecast,
     "keys": key_shapes.Keys,
+    "latencies": objective_shapes.Latencies,
     "me": key_shapes.Me,
     "org_tree": charge_shapes.OrgTree,
     "prices": shapes.Prices,

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 
 from meterhouse.api.figures import Reports, Span
-from meterhouse.api.pages.asked import span_of
-from meterhouse.api.pages.ranges import range_of
 from meterhouse.warehouse.view import EVERYTHING, Grant
 from tests.api.doors import Gatehouse
 from tests.pages.place import Reader
@@ -46,8 +44,8 @@ def test_an_applications_figures_are_those_of_the_api(reader: Reader, doors: Gat
     for line in usage["lines"]:
         asked_for[line["model"]] += line["requests"]
     assert models == {name: str(requests) for name, requests in asked_for.items()}
-    chosen = range_of({name: f"{day}T00:00:00+00:00" for name, day in days.items()})
-    told = Reports(doors.house, EVERYTHING).latencies(span_of(chosen), (), "day", {"application": ["search"]})
+    asked = {"application": "search", "every": "day", **days}
+    told = doors.ask("finance", "/v1/latencies", params=asked).json()
     drawn = [Decimal(value) * 1000 for value in values(reader, "#latency-duration tbody")]
     expected = [Decimal(str(line["duration_ms"][name])) for line in told["lines"] for name in ("p50", "p95", "p99")]
     assert drawn == expected != []
@@ -80,7 +78,9 @@ def test_an_objectives_figures_are_those_of_the_api(reader: Reader, doors: Gateh
     rates = chosen["burn_rates"]
     shown = [rates[name] for rule in (("1h", "5m"), ("6h", "30m"), ("1d", "2h"), ("3d", "6h")) for name in rule]
     assert values(reader, "#rates") == [str(rate) for rate in shown if rate is not None]
-    worst = Reports(doors.house, EVERYTHING).burn_down("assistant-up")["worst_minutes"]
+    burnt = doors.ask("finance", "/v1/slo/burn-down?objective=assistant-up").json()
+    assert Decimal(left) == Decimal(str(burnt["steps"][-1]["error_budget_left"])) * 100
+    worst = burnt["worst_minutes"]
     assert [row[1] for row in texts(reader, "#worst")] == [str(each["total"] - each["good"]) for each in worst]
     reader.page.locator("#worst").get_by_role("link").first.click()
     assert reader.page.locator("#charges tbody tr").count() == worst[0]["total"]

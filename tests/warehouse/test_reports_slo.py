@@ -16,11 +16,11 @@ from meterhouse.streams.control import Objective, Scope
 from meterhouse.warehouse.lake import Lake, LakeConfig
 from meterhouse.warehouse.reports.burn_down import WORST, burn_down
 from meterhouse.warehouse.reports.errors import ReportError
-from meterhouse.warehouse.reports.groups import Selection
+from meterhouse.warehouse.reports.groups import MAX_DAYS, Selection
 from meterhouse.warehouse.reports.judged import Ratio
 from meterhouse.warehouse.reports.latencies import latencies
 from meterhouse.warehouse.reports.query import DAY_US
-from meterhouse.warehouse.reports.slo import MAX_DAYS, burn_rules, slo, slo_days
+from meterhouse.warehouse.reports.slo import burn_rules, slo, slo_days
 from meterhouse.warehouse.reports.to_json import to_json
 from tests.builders import HOUR_US, MINUTE_US, SECOND_US, T0_US
 from tests.warehouse.filled import SNAPSHOT, fill, microseconds

@@ -56,7 +56,7 @@ def objectives_page(
         "chosen": None,
     }
     if chosen is not None:
-        burnt = reports.burn_down(chosen["id"])
+        burnt = reports.burn_down(chosen["id"], Span())
         shown |= {
             "chosen": chosen | {"measures": measures(chosen)},
             "allowed": allowed(chosen),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 
 from meterhouse.api.answers import FORMS, AnswerOf
 from meterhouse.api.auth.caller import Permission
@@ -13,6 +13,8 @@ from meterhouse.api.dependencies import FiltersOf, PageOf, ReportsOf, SpanOf
 from meterhouse.api.figures import names_of
 from meterhouse.api.problems import responses
 from meterhouse.api.schemas import reports as schemas
+from meterhouse.warehouse.reports.groups import Filters
+from meterhouse.warehouse.reports.latencies import LATENCY_GROUPS, Step
 from meterhouse.warehouse.reports.usage import Every
 
 router = APIRouter(
@@ -33,6 +35,17 @@ GroupBy = Annotated[
         examples=["tenant,model"],
     ),
 ]
+
+
+async def _measured(
+    tenant: Annotated[list[str] | None, Query(description="only these tenants")] = None,
+    application: Annotated[list[str] | None, Query(description="only these applications")] = None,
+    model: Annotated[list[str] | None, Query(description="only these models")] = None,
+    provider: Annotated[list[str] | None, Query(description="only these providers")] = None,
+) -> Filters:
+    """What histograms can be filtered by."""
+    given = {"tenant": tenant, "application": application, "model": model, "provider": provider}
+    return {name: list(values) for name, values in given.items() if values}
 
 
 @router.get(
@@ -67,6 +80,45 @@ def slo(answer: AnswerOf, reports: ReportsOf, span: SpanOf) -> Any:
     """Each objective over its window that ends now, or over the given range: compliance, what is left of its error
     budget, burn rates, percentiles."""
     return answer(reports.slo(span))
+
+
+@router.get(
+    "/slo/burn-down",
+    response_model=schemas.BurnDown,
+    summary="An objective's error budget, step by step",
+    responses=responses("not-found"),
+)
+def burn_down(
+    answer: AnswerOf,
+    reports: ReportsOf,
+    span: SpanOf,
+    objective: Annotated[str, Query(max_length=500, description="its id, as `/v1/slo` has it")],
+) -> Any:
+    """What was left of the error budget hour by hour or, of more than three days, day by day, over the objective's
+    window that ends now or over the given range; and the minutes that took the most of it."""
+    return answer(reports.burn_down(objective, span))
+
+
+@router.get(
+    "/latencies",
+    response_model=schemas.Latencies,
+    response_model_exclude_unset=True,
+    summary="Latencies",
+)
+def latencies(
+    answer: AnswerOf,
+    reports: ReportsOf,
+    span: SpanOf,
+    filters: Annotated[Filters, Depends(_measured)],
+    every: Step = "day",
+    group_by: Annotated[
+        str | None,
+        Query(description=f"comma-separated: {', '.join(LATENCY_GROUPS)}", examples=["application,model"]),
+    ] = None,
+) -> Any:
+    """Percentiles of durations and of times to the first token per group, in buckets of time or of the whole range.
+    Without a range: the current month (UTC). The total is of all its requests; percentiles are never averaged."""
+    return answer(reports.latencies(span, names_of(group_by), every, filters))
 
 
 @router.get("/budgets", response_model=schemas.Budgets, summary="Budgets")

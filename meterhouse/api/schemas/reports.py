@@ -214,6 +214,67 @@ class Slo(BaseModel):
     as_of: AsOf
 
 
+class BurnDownStep(BaseModel):
+    time: datetime = Field(description="start of the hour or day of UTC; the range cuts the first and the last")
+    good: Count
+    total: Count
+    error_budget_left: float | None = Field(
+        description="when the step ends; null where nothing was judged in the range"
+    )
+    even: float = Field(description="what would be left if it were used evenly")
+
+
+class WorstMinute(BaseModel):
+    time: datetime = Field(description="start of the minute")
+    good: Count
+    total: Count
+
+
+class BurnDown(BaseModel):
+    model_config = ConfigDict(populate_by_name=True)
+    objective: str
+    from_: datetime = Field(alias="from")
+    to: datetime
+    step_seconds: int
+    good: Count
+    total: Count
+    steps: list[BurnDownStep]
+    # A tuple, since the lines of a file are the one list that a report has.
+    worst_minutes: tuple[WorstMinute, ...] = Field(
+        description="those with most bad requests, the latest of equals first"
+    )
+    as_of: AsOf
+
+
+class Percentiles(BaseModel):
+    duration_ms: dict[str, float | None] = Field(description="p50, p95, p99; within 1 % of the exact value")
+    time_to_first_token_ms: dict[str, float | None]
+
+
+class LatencyGroups(BaseModel):
+    """The group columns that were asked for; others are absent."""
+
+    tenant: str | None = None
+    application: str | None = None
+    model: str | None = None
+    provider: str | None = None
+
+
+class LatencyLine(Percentiles, LatencyGroups):
+    time: datetime | None = Field(description="start of the bucket; null where it is the whole range")
+
+
+class Latencies(BaseModel):
+    model_config = ConfigDict(populate_by_name=True)
+    from_: datetime = Field(alias="from")
+    to: datetime
+    every: Literal["whole", "hour", "day", "month"]
+    group_by: list[str]
+    lines: list[LatencyLine]
+    total: Percentiles
+    as_of: AsOf
+
+
 class Budget(BaseModel):
     """Amounts are text: money with twelve decimals or, of a budget in tokens, whole numbers (`unit` says which)."""
 

@@ -21,7 +21,7 @@ from meterhouse.streams.forecast import HISTORY_DAYS, Day, days_between
 from meterhouse.streams.money import to_pico
 from meterhouse.streams.windows import window_of
 from meterhouse.warehouse.lake import Cursor
-from meterhouse.warehouse.reports.query import COST, DAY_US, HOUR_US, Condition, Query, between
+from meterhouse.warehouse.reports.query import COST, DAY_US, HOUR_US, Condition, KeepableSums, Query, between
 
 Spend = tuple[int, int]
 """In pico-units, and in tokens of all kinds."""
@@ -110,6 +110,7 @@ def _query(snapshot: Snapshot, spans: Sequence[tuple[str, int, int, int]]) -> tu
     named = tuple(name for name in _SCOPED if any(name in given for given in scopes))
     relations: dict[str, pa.Table] = {}
     params: dict[str, Any] = {}
+    keepable: dict[str, KeepableSums] = {}
     summed = []
     for table, unit_us in _LAYERS.items():
         if of_table := [span for span in spans if _table_of(span) == table]:
@@ -117,6 +118,7 @@ def _query(snapshot: Snapshot, spans: Sequence[tuple[str, int, int, int]]) -> tu
             part = _summed(table, unit_us, named, (min(s[2] for s in of_table), max(s[3] for s in of_table)))
             summed.append(part.sql)
             params |= part.params
+            keepable |= part.keepable
     matches = []
     for shape, (given, rows) in enumerate(scopes.items()):
         relations[f"scopes_{shape}"] = _table(("number", "calendar", *given), rows)
@@ -127,7 +129,7 @@ def _query(snapshot: Snapshot, spans: Sequence[tuple[str, int, int, int]]) -> tu
         SELECT number, calendar, step, sum(cost)::DECIMAL(38,12), sum(tokens)
         FROM ({" UNION ALL ".join(matches)}) GROUP BY ALL
     """
-    return Query(sql, params), relations
+    return Query(sql, params, keepable), relations
 
 
 def _table_of(span: tuple[str, int, int, int]) -> str:
@@ -136,24 +138,26 @@ def _table_of(span: tuple[str, int, int, int]) -> str:
 
 def _summed(table: str, unit_us: int, named: Sequence[str], bounds_us: tuple[int, int]) -> Query:
     """Sums of the spans that are read from this table, by calendar, step and `named` parts of scopes."""
-    low, high = f"from_us_{table}", f"to_us_{table}"
-    condition = between(*bounds_us, f"_{table}") & _BILLED
+    first, last = bounds_us
+    condition = between(first, last, f"_{table}") & _BILLED
     columns = "".join(f", {name}" for name in named)
+    sums = Query(
+        f'SELECT "time"{columns}, {COST.of_rollups} AS cost, {_ALL_TOKENS} AS tokens'
+        f" FROM {table} WHERE {condition.sql} GROUP BY ALL",
+        condition.params,
+    )
     return Query(
         f"""
         SELECT calendar, step{columns}, sum(cost) AS cost, sum(tokens) AS tokens
-        FROM (
-            SELECT "time"{columns}, {COST.of_rollups} AS cost, {_ALL_TOKENS} AS tokens
-            FROM {table} WHERE {condition.sql} GROUP BY ALL
-        )
+        FROM kept_{table}
         JOIN (
             SELECT calendar, step, make_timestamptz(at_us) AS "time"
-            FROM range(${low} // {unit_us} * {unit_us}, ${high}, {unit_us}) AS steps(at_us)
+            FROM range({first // unit_us * unit_us}, {last}, {unit_us}) AS steps(at_us)
             JOIN spans_{table} ON at_us >= start_us AND at_us < end_us
         ) USING ("time")
         GROUP BY ALL
         """,
-        condition.params,
+        keepable={f"kept_{table}": KeepableSums(sums, table, first, last)},
     )
 
 

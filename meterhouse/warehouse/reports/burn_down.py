@@ -9,7 +9,7 @@ from typing import Final
 from meterhouse.streams.control import Objective, Snapshot
 from meterhouse.warehouse.books import Books
 from meterhouse.warehouse.reports.as_of import AsOf, Freshness, as_of
-from meterhouse.warehouse.reports.groups import check_range
+from meterhouse.warehouse.reports.groups import check_days
 from meterhouse.warehouse.reports.judged import JudgedMinutes, Ratio, beside, judged_minutes
 from meterhouse.warehouse.reports.query import DAY_US, HOUR_US
 from meterhouse.warehouse.reports.removed import check_there
@@ -45,17 +45,22 @@ class BurnDown:
 
 
 def burn_down(
-    books: Books, snapshot: Snapshot, objective: Objective, at_us: int, freshness: Freshness | None = None
+    books: Books,
+    snapshot: Snapshot,
+    objective: Objective,
+    at_us: int,
+    between_us: tuple[int, int] | None = None,
+    freshness: Freshness | None = None,
 ) -> BurnDown:
-    """Over the objective's window that ends at `at_us`, exact, from charges.
+    """Over the objective's window that ends at `at_us` or, when given, over `between_us`; exact, from charges.
 
     The budget is that of the whole window: as many bad requests as its target allows of all that were judged in it.
     So the last step is what the objective's report says is left. Raises ReportError as it does, of charges that were
-    removed.
+    removed, and on a range of more than MAX_DAYS days.
     """
-    from_us = at_us - objective.window_days * DAY_US
-    check_range(from_us, at_us)
-    step_us = HOUR_US if objective.window_days <= HOURLY_DAYS else DAY_US
+    from_us, at_us = between_us or (at_us - objective.window_days * DAY_US, at_us)
+    check_days(from_us, at_us)
+    step_us = HOUR_US if at_us - from_us <= HOURLY_DAYS * DAY_US else DAY_US
     objectives = beside(snapshot, objective)
     with books.read() as cursor:
         check_there(cursor, from_us, at_us)

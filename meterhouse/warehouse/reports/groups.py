@@ -277,6 +277,17 @@ def check_range(from_us: int, to_us: int) -> None:
         raise ReportError(f"the range is empty: from {start} must come before to {end} (to is not part of the range)")
 
 
+MAX_DAYS: Final = 366
+"""Of one report day by day: a year, with a day for the leap."""
+
+
+def check_days(from_us: int, to_us: int) -> None:
+    """The same, and raises ReportError on more days than MAX_DAYS."""
+    check_range(from_us, to_us)
+    if to_us - from_us > MAX_DAYS * DAY_US:
+        raise ReportError(f"the range has over {MAX_DAYS} days: take a shorter one")
+
+
 def check_lines(count: int) -> None:
     """Raises ReportError when a report has more lines than MAX_LINES."""
     if count > MAX_LINES:

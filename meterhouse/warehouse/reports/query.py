@@ -82,7 +82,7 @@ class KeepableSums:
 
     def kept(self, cursor: Cursor) -> pa.Table | None:
         """The rows of its query, of all files that may hold a row of its range: as many blocks of rows as there are
-        files, so add them up. None: nothing is kept, or there is no row."""
+        files, so add them up. None: nothing is kept."""
         return cursor.kept(self) if isinstance(cursor, Keeping) else None
 
 

@@ -41,10 +41,11 @@ def removed_charges(cursor: Cursor, snapshot: Snapshot, selection: Selection) ->
 
 def check_there(cursor: Cursor, from_us: int, to_us: int, what: str = OF_CHARGES) -> None:
     """Raises ReportError when rows of [from_us, to_us) were removed: for a report that is made from them alone."""
-    days = between(from_us // DAY_US * DAY_US, to_us)
-    sql = f'SELECT count(*) FILTER ({days.sql}), epoch_us(max("time")) FROM removed WHERE {what}'
-    [(touched, newest_us)] = Query(sql, days.params).rows(cursor)
-    if touched:
+    first_us = from_us // DAY_US * DAY_US
+    days = between(first_us, to_us)
+    asked = Query(f"SELECT 1 FROM removed WHERE {what} AND {days.sql} LIMIT 1", days.params)
+    if asked.table(cursor, ("removed", first_us, to_us)).num_rows:
+        [(newest_us,)] = Query(f'SELECT epoch_us(max("time")) FROM removed WHERE {what}').rows(cursor)
         end = datetime_of(newest_us + DAY_US).date().isoformat()
         raise ReportError(
             f"this is made from single requests, and retention removed those before {end}: ask from {end} on. Sums of"

@@ -11,8 +11,7 @@ from meterhouse.streams.control import Objective, Snapshot
 from meterhouse.warehouse.books import Books
 from meterhouse.warehouse.lake import Cursor
 from meterhouse.warehouse.reports.as_of import AsOf, Freshness, as_of
-from meterhouse.warehouse.reports.errors import ReportError
-from meterhouse.warehouse.reports.groups import check_range, in_scope
+from meterhouse.warehouse.reports.groups import check_days, check_range, in_scope
 from meterhouse.warehouse.reports.histograms import Percentiles, percentiles_of
 from meterhouse.warehouse.reports.judged import Ratio, judged_minutes, together
 from meterhouse.warehouse.reports.query import DAY_US, HOUR_US, MINUTE_US
@@ -27,10 +26,6 @@ BURN_WINDOWS_US: Final[Mapping[str, int]] = {
     "1d": DAY_US,
     "3d": 3 * DAY_US,
 }
-
-
-MAX_DAYS: Final = 366
-"""Of one report by days: a year, with a day for the leap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +153,7 @@ class ObjectiveDays:
 def slo_days(books: Books, snapshot: Snapshot, from_us: int, to_us: int) -> tuple[ObjectiveDays, ...]:
     """All objectives, in the control file's order, counted as `slo` counts. Raises ReportError on an empty range and on
     more than MAX_DAYS days."""
-    check_range(from_us, to_us)
-    if to_us - from_us > MAX_DAYS * DAY_US:
-        raise ReportError(f"the range has over {MAX_DAYS} days: take a shorter one")
+    check_days(from_us, to_us)
     lines = []
     with books.read() as cursor:
         for objectives in together(snapshot):
