@@ -81,31 +81,46 @@ def percentiles_of(cursor: Cursor, window: tuple[int, int], scopes: Sequence[Con
 def _whole_hours(cursor: Cursor, from_us: int, to_us: int, scopes: Sequence[Condition]) -> Iterator[pa.Table]:
     """Rows: metric as its place in METRICS, bucket, requests_n of each scope; add them up."""
     first, last = -(-from_us // DAY_US) * DAY_US, to_us // DAY_US * DAY_US
-    kept = KeepableSums(_by_day(scopes), "latency_hour", first, last).kept(cursor) if first < last else None
-    if kept is None:
+    if first > last:
+        first = last = to_us
+    by_day = KeepableSums(_by_day(scopes), "latency_hour", first, last)
+    # The hours beside whole days are others in an hour: until then these are worth keeping too.
+    beside = [
+        KeepableSums(_by_day(scopes, span), "latency_hour", *span)
+        for span in ((from_us, first), (last, to_us))
+        if span[0] < span[1]
+    ]
+    kept = [rows for sums in (by_day, *beside) if (rows := sums.kept(cursor)) is not None]
+    if len(kept) <= len(beside):
         yield _by_day(scopes, (from_us, to_us)).table(cursor)
         return
-    days = kept["day"].to_numpy()
-    yield kept.filter(pa.array((days >= first // DAY_US) & (days < last // DAY_US)))
-    for span in ((from_us, first), (last, to_us)):
-        if span[0] < span[1]:
-            yield _by_day(scopes, span).table(cursor, ("latency_hour", *span))
+    days = kept[0]["day"].to_numpy()
+    yield kept[0].filter(pa.array((days >= first // DAY_US) & (days < last // DAY_US)))
+    yield from kept[1:]
+
+
+def told_apart(scopes: Sequence[Condition]) -> list[str]:
+    """The columns that scopes look at: counts by these are enough for each of them."""
+    return [name for name in ("tenant", "application", "model") if any(f'"{name}"' in scope.sql for scope in scopes)]
 
 
 def _by_day(scopes: Sequence[Condition], span: tuple[int, int] | None = None) -> Query:
-    where = any_of([scope.suffixed(f"_{n}") for n, scope in enumerate(scopes)])
-    params: dict[str, Any] = {}
-    if span is not None:
-        where = between(*span) & where
-    columns = []
-    for n, scope in enumerate(scopes):
-        inside = scope.suffixed(f"_{n}")
-        params |= inside.params
-        columns.append(f"(coalesce(sum(requests) FILTER ({inside.sql or 'true'}), 0))::BIGINT AS requests_{n}")
+    named = [scope.suffixed(f"_{n}") for n, scope in enumerate(scopes)]
+    where = any_of(named) if span is None else between(*span) & any_of(named)
+    params = {name: value for scope in named for name, value in scope.params.items()}
     metric = " ".join(f"WHEN '{name}' THEN {place}" for place, name in enumerate(METRICS))
+    keys = f'(epoch_us("time") // {DAY_US})::INTEGER AS day, (CASE metric {metric} END)::TINYINT AS metric, bucket'
+    sums = [
+        f"coalesce(sum(requests) FILTER ({scope.sql or 'true'}), 0)::BIGINT AS requests_{n}"
+        for n, scope in enumerate(named)
+    ]
     return Query(
-        f"""SELECT (epoch_us("time") // {DAY_US})::INTEGER AS day, (CASE metric {metric} END)::TINYINT AS metric,
-            bucket, {", ".join(columns)} FROM latency_hour WHERE {where.sql or "true"} GROUP BY ALL""",
+        f"""
+        SELECT day, metric, bucket, {", ".join(sums)} FROM (
+            SELECT {", ".join([keys, *told_apart(named)])}, sum(requests) AS requests
+            FROM latency_hour WHERE {where.sql or "true"} GROUP BY ALL
+        ) GROUP BY ALL
+        """,
         {**params, **where.params},
     )
 

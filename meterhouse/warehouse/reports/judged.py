@@ -7,11 +7,11 @@ from their charges, in the files that may hold them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ import pyarrow as pa
 from meterhouse.streams.control import Objective, Snapshot
 from meterhouse.warehouse.lake import Cursor
 from meterhouse.warehouse.reports.groups import in_scope
-from meterhouse.warehouse.reports.histograms import NOT_REFUSED
+from meterhouse.warehouse.reports.histograms import NOT_REFUSED, told_apart
 from meterhouse.warehouse.reports.query import MINUTE_US, Condition, KeepableSums, Query, any_of, between
 
 TOGETHER: Final = 16
@@ -140,53 +140,52 @@ def _counts(rows: pa.Table) -> npt.NDArray[np.int64]:
     return np.stack([rows[name].to_numpy() for name in names], axis=1).astype(np.int64)
 
 
-_MINUTE: Final = f'(epoch_us("time") // {MINUTE_US})::INTEGER'
+_MINUTE: Final = f'(epoch_us("time") // {MINUTE_US})::INTEGER AS minute'
 
 
 def _by_minute(snapshot: Snapshot, objectives: Sequence[Objective]) -> Query:
     """Rows: minute, then total and bad of each objective."""
-    columns, inside = _columns(snapshot, objectives)
-    return Query(
-        f"SELECT {_MINUTE} AS minute, {columns.sql} FROM charges WHERE {inside.sql} GROUP BY 1",
-        {**columns.params, **inside.params},
-    )
+    return _counting(snapshot, objectives, {"minute": _MINUTE}, Condition())
 
 
 def _by_part(snapshot: Snapshot, objectives: Sequence[Objective], cuts: Sequence[int]) -> Query:
     """Rows: minute, how many cuts it is not before, then total and bad of each objective; from the first cut to the
     last."""
-    columns, inside = _columns(snapshot, objectives)
-    inside = between(cuts[0], cuts[-1]) & inside
     passed = " + ".join(f'("time" >= make_timestamptz($cut_{n}::BIGINT))::INTEGER' for n in range(len(cuts)))
+    keys = {"minute": _MINUTE, "passed": f"{passed} AS passed"}
+    query = _counting(snapshot, objectives, keys, between(cuts[0], cuts[-1]))
+    return Query(query.sql, {**query.params, **{f"cut_{n}": cut for n, cut in enumerate(cuts)}})
+
+
+def _counting(snapshot: Snapshot, objectives: Sequence[Objective], keys: Mapping[str, str], where: Condition) -> Query:
+    """Rows: keys, then total_n and bad_n of each objective. What scopes tell apart is counted first, in one pass over
+    the requests; objectives then add up what is theirs of these counts, which are some tens of times fewer."""
+    scopes = [in_scope(each.scope, snapshot).suffixed(f"_{n}") for n, each in enumerate(objectives)]
+    measures = {(each.sli, each.below_ms): n for n, each in enumerate(objectives)}
+    where = where & NOT_REFUSED & any_of(scopes)
+    params = {name: value for scope in scopes for name, value in scope.params.items()} | dict(where.params)
+    counts, sums = [], []
+    for (sli, below_ms), n in measures.items():
+        judged, bad = _judged(sli)
+        counts += [f"count({judged}) AS judged_{n}", f"count(*) FILTER ({bad.format(n=n)}) AS wrong_{n}"]
+        params |= {} if below_ms is None else {f"below_us_{n}": below_ms * 1000}
+    for n, (each, scope) in enumerate(zip(objectives, scopes, strict=True)):
+        measure, inside = measures[each.sli, each.below_ms], f"FILTER ({scope.sql or 'true'})"
+        sums.append(f"coalesce(sum(judged_{measure}) {inside}, 0)::INTEGER AS total_{n}")
+        sums.append(f"coalesce(sum(wrong_{measure}) {inside}, 0)::INTEGER AS bad_{n}")
     return Query(
-        f"SELECT {_MINUTE} AS minute, {passed} AS passed, {columns.sql} FROM charges WHERE {inside.sql} GROUP BY 1, 2",
-        {**columns.params, **inside.params, **{f"cut_{n}": cut for n, cut in enumerate(cuts)}},
+        f"""
+        SELECT {", ".join([*keys, *sums])} FROM (
+            SELECT {", ".join([*keys.values(), *told_apart(scopes), *counts])} FROM charges
+            WHERE {where.sql} GROUP BY ALL
+        ) GROUP BY ALL
+        """,
+        params,
     )
 
 
-def _columns(snapshot: Snapshot, objectives: Sequence[Objective]) -> tuple[Condition, Condition]:
-    """Columns total_n and bad_n of each objective, and rows that any of them looks at."""
-    columns, scopes = [], []
-    params: dict[str, Any] = {}
-    for number, objective in enumerate(objectives):
-        scope = in_scope(objective.scope, snapshot).suffixed(f"_{number}")
-        judged, bad = (each.suffixed(f"_{number}") for each in _judged(objective))
-        scopes.append(scope)
-        judged &= scope
-        params |= {**judged.params, **bad.params}
-        columns += [
-            f"count(*) FILTER ({judged.sql or 'true'})::INTEGER AS total_{number}",
-            f"count(*) FILTER ({(judged & bad).sql})::INTEGER AS bad_{number}",
-        ]
-    return Condition(", ".join(columns), params), NOT_REFUSED & any_of(scopes)
-
-
-def _judged(objective: Objective) -> tuple[Condition, Condition]:
-    """Of the requests in the objective's scope that were not refused: those that it judges, and the bad of them."""
-    if objective.sli == "availability":
-        return Condition(), Condition("status = 'error'")
-    assert objective.below_ms is not None
-    measure = f"{objective.sli}_us"
-    return Condition(f"{measure} IS NOT NULL"), Condition(
-        f"{measure} >= $below_us::BIGINT", {"below_us": objective.below_ms * 1000}
-    )
+def _judged(sli: str) -> tuple[str, str]:
+    """Of requests that were not refused: what of one is not null if it is judged, and which are bad, of measure {n}."""
+    if sli == "availability":
+        return "*", "status = 'error'"
+    return f"{sli}_us", f"{sli}_us >= $below_us_{{n}}::BIGINT"
