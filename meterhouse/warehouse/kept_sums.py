@@ -33,8 +33,9 @@ OVERHEAD_BYTES: Final = 8_192
 """Of a table beside its columns' values, about: most of them have a few rows."""
 LATELY_S: Final = 60.0
 """Who asked within a minute has a page open, or polls."""
-MOST_ASKED: Final = 8
-"""Queries whose new files are read ahead after each commit, some 5 ms of processor time each."""
+MOST_ASKED: Final = 16
+"""Queries whose new files are read ahead after each commit, some 5 ms of processor time each. The page of objectives
+alone asks four, that of budgets two."""
 MOST_LARGE: Final = 1_000
 """Queries remembered as too large to be kept; beyond that all of them are tried once more."""
 

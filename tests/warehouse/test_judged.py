@@ -90,7 +90,7 @@ STEPS = st.one_of(
 
 
 @settings(
-    max_examples=12,
+    max_examples=6,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     phases=[Phase.reuse, Phase.generate],  # an example takes a second, and is short as it is
@@ -134,6 +134,16 @@ def test_kept_counts_are_those_of_the_requests_that_are_there(
                 for start_us, worst in burnt.worst:
                     inside = max(from_us, start_us), min(to_us, start_us + MINUTE_US)
                     assert worst == ratio(rows, objective, view, *inside)
+
+
+def test_a_minute_that_a_range_cuts_is_as_bad_as_what_is_inside(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder, from_us = tmp_path_factory.mktemp("lake"), MIDNIGHT_US + 30_000_000
+    moments = [from_us - 2, from_us - 1, from_us, from_us + 2 * MINUTE_US, from_us + 2 * MINUTE_US + 1]
+    with Lake.open(LakeConfig(folder / "lake.sqlite", folder / "data", threads=1)) as lake:
+        fill(lake, [request(n, at_us) | {"status": "error"} for n, at_us in enumerate(moments)])
+        kept = SeenBooks(lake, EVERYTHING, sums=KeptSums(lake))
+        worst = burn_down(kept, CONTROL, CONTROL.objectives[-1], 0, (from_us, moments[-1])).worst
+    assert worst == ((MIDNIGHT_US + 2 * MINUTE_US, Ratio(0, 1)), (MIDNIGHT_US, Ratio(0, 1)))
 
 
 def test_more_objectives_than_are_counted_together_are_told_in_their_order(
