@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from meterhouse.streams.control import Objective, Snapshot
 from meterhouse.warehouse.lake import Cursor
-from meterhouse.warehouse.reports.groups import in_scope
+from meterhouse.warehouse.reports.groups import floor_sql, in_scope
 from meterhouse.warehouse.reports.histograms import NOT_REFUSED, told_apart
 from meterhouse.warehouse.reports.query import MINUTE_US, Condition, KeepableSums, Query, any_of, between
 
@@ -93,95 +93,94 @@ def judged_minutes(
     if not objectives:
         return []
     cuts = sorted(set(cuts_us))
-    parts = _kept(cursor, snapshot, objectives, cuts)
-    if parts is None:
-        parts = [_counted(cuts, _by_part(snapshot, objectives, cuts).table(cursor))]
-    starts = np.concatenate([starts for starts, _ in parts])
+    tables = _kept(cursor, snapshot, objectives, cuts)
+    if tables is None:
+        inside = between(cuts[0], cuts[-1]) & any_of(_scopes(snapshot, objectives))
+        tables = [_added(snapshot, objectives, _apart(snapshot, objectives, cuts, inside)).table(cursor)]
+    starts = np.concatenate([rows["start_us"].to_numpy() for rows in tables])
     order = np.argsort(starts, kind="stable")
-    counts = np.concatenate([counts for _, counts in parts])[order]
+    counts = np.concatenate([_counts(rows) for rows in tables])[order]
     before = np.zeros((len(starts) + 1, counts.shape[1]), np.int64)
     np.cumsum(counts, axis=0, out=before[1:])
     return [JudgedMinutes(starts[order], before[:, 2 * n], before[:, 2 * n + 1]) for n in range(len(objectives))]
 
 
-_Part = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
-"""Starts (n,) in microseconds, and total and bad of each objective (n, 2 * objectives)."""
-
-
 def _kept(
     cursor: Cursor, snapshot: Snapshot, objectives: Sequence[Objective], cuts: Sequence[int]
-) -> list[_Part] | None:
+) -> list[pa.Table] | None:
     """Whole minutes from what is kept, those that a cut lies in from charges. None: nothing is kept."""
-    first, last = -(-cuts[0] // MINUTE_US), cuts[-1] // MINUTE_US
-    sums = KeepableSums(_by_minute(snapshot, objectives), "charges", first * MINUTE_US, last * MINUTE_US)
-    rows = sums.kept(cursor)
+    first_us, last_us = -(-cuts[0] // MINUTE_US) * MINUTE_US, cuts[-1] // MINUTE_US * MINUTE_US
+    all_of_them = _added(snapshot, objectives, _apart(snapshot, objectives, (), any_of(_scopes(snapshot, objectives))))
+    rows = KeepableSums(all_of_them, "charges", first_us, last_us).kept(cursor)
     if rows is None:
         return None
-    in_two = sorted({cut // MINUTE_US for cut in cuts if cut % MINUTE_US})
-    minutes = rows["minute"].to_numpy()
-    whole = (minutes >= first) & (minutes < last) & ~np.isin(minutes, in_two)
-    parts = [(minutes[whole].astype(np.int64) * MINUTE_US, _counts(rows)[whole])]
-    for minute in in_two:
-        span = max(minute * MINUTE_US, cuts[0]), min((minute + 1) * MINUTE_US, cuts[-1])
-        inside = [span[0], *(cut for cut in cuts if span[0] < cut < span[1]), span[1]]
-        rows = _by_part(snapshot, objectives, inside).table(cursor, ("charges", *span))
-        parts.append(_counted(inside, rows))
-    return parts
+    in_two = sorted({cut // MINUTE_US * MINUTE_US for cut in cuts if cut % MINUTE_US})
+    starts = rows["start_us"].to_numpy()
+    whole = (starts >= first_us) & (starts < last_us) & ~np.isin(starts, in_two)
+    tables = [rows.filter(pa.array(whole))]
+    if in_two:
+        tables.append(_of_minutes(cursor, snapshot, objectives, cuts, in_two))
+    return tables
 
 
-def _counted(cuts: Sequence[int], rows: pa.Table) -> _Part:
-    """Of rows by minute and by how many cuts they are not before."""
-    minutes, passed = (rows[name].to_numpy().astype(np.int64) for name in ("minute", "passed"))
-    return np.maximum(minutes * MINUTE_US, np.array(cuts, np.int64)[passed - 1]), _counts(rows)
+def _of_minutes(
+    cursor: Cursor, snapshot: Snapshot, objectives: Sequence[Objective], cuts: Sequence[int], minutes: Sequence[int]
+) -> pa.Table:
+    """Of these minutes alone. Requests are counted minute by minute, and all counts added up at once: to plan that
+    takes longer than to do it."""
+    counted = []
+    for minute_us in minutes:
+        span = max(minute_us, cuts[0]), min(minute_us + MINUTE_US, cuts[-1])
+        inside = [cut for cut in cuts if span[0] < cut < span[1]]
+        query = _apart(snapshot, objectives, [span[0], *inside], between(*span))
+        counted.append(query.table(cursor, ("charges", *span)))
+    cursor.register("counts_of_minutes", pa.concat_tables(counted))
+    return _added(snapshot, objectives, Query("FROM counts_of_minutes")).table(cursor)
 
 
 def _counts(rows: pa.Table) -> npt.NDArray[np.int64]:
-    names = [name for name in rows.column_names if name.startswith(("total_", "bad_"))]
+    names = [name for name in rows.column_names if name != "start_us"]
     return np.stack([rows[name].to_numpy() for name in names], axis=1).astype(np.int64)
 
 
-_MINUTE: Final = f'(epoch_us("time") // {MINUTE_US})::INTEGER AS minute'
-
-
-def _by_minute(snapshot: Snapshot, objectives: Sequence[Objective]) -> Query:
-    """Rows: minute, then total and bad of each objective."""
-    return _counting(snapshot, objectives, {"minute": _MINUTE}, Condition())
-
-
-def _by_part(snapshot: Snapshot, objectives: Sequence[Objective], cuts: Sequence[int]) -> Query:
-    """Rows: minute, how many cuts it is not before, then total and bad of each objective; from the first cut to the
-    last."""
-    passed = " + ".join(f'("time" >= make_timestamptz($cut_{n}::BIGINT))::INTEGER' for n in range(len(cuts)))
-    keys = {"minute": _MINUTE, "passed": f"{passed} AS passed"}
-    query = _counting(snapshot, objectives, keys, between(cuts[0], cuts[-1]))
-    return Query(query.sql, {**query.params, **{f"cut_{n}": cut for n, cut in enumerate(cuts)}})
-
-
-def _counting(snapshot: Snapshot, objectives: Sequence[Objective], keys: Mapping[str, str], where: Condition) -> Query:
-    """Rows: keys, then total_n and bad_n of each objective. What scopes tell apart is counted first, in one pass over
-    the requests; objectives then add up what is theirs of these counts, which are some tens of times fewer."""
-    scopes = [in_scope(each.scope, snapshot).suffixed(f"_{n}") for n, each in enumerate(objectives)]
-    measures = {(each.sli, each.below_ms): n for n, each in enumerate(objectives)}
-    where = where & NOT_REFUSED & any_of(scopes)
-    params = {name: value for scope in scopes for name, value in scope.params.items()} | dict(where.params)
-    counts, sums = [], []
-    for (sli, below_ms), n in measures.items():
+def _apart(snapshot: Snapshot, objectives: Sequence[Objective], cuts: Sequence[int], where: Condition) -> Query:
+    """Rows: start_us of a minute or of the part of it that begins with a cut, what scopes tell apart, then counts of
+    each measure: some tens of times fewer than requests."""
+    where = where & NOT_REFUSED
+    params, counts = dict(where.params), []
+    for (sli, below_ms), n in _measures(objectives).items():
         judged, bad = _judged(sli)
         counts += [f"count({judged}) AS judged_{n}", f"count(*) FILTER ({bad.format(n=n)}) AS wrong_{n}"]
         params |= {} if below_ms is None else {f"below_us_{n}": below_ms * 1000}
-    for n, (each, scope) in enumerate(zip(objectives, scopes, strict=True)):
+    start = floor_sql(MINUTE_US)
+    if cuts:
+        named = [f"$cut_{n}::BIGINT" for n in range(len(cuts))]
+        passed = " ".join(f'WHEN "time" >= make_timestamptz({cut}) THEN {cut}' for cut in reversed(named))
+        params |= {f"cut_{n}": cut for n, cut in enumerate(cuts)}
+        start = f"greatest({start}, CASE {passed} END)"
+    columns = ", ".join([f"{start} AS start_us", *told_apart(_scopes(snapshot, objectives)), *counts])
+    return Query(f"SELECT {columns} FROM charges WHERE {where.sql} GROUP BY ALL", params)
+
+
+def _added(snapshot: Snapshot, objectives: Sequence[Objective], counts: Query) -> Query:
+    """Rows: start_us, then total_n and bad_n of each objective: the sums of what is its of `counts`."""
+    measures, sums = _measures(objectives), []
+    params = dict(counts.params)
+    for n, (each, scope) in enumerate(zip(objectives, _scopes(snapshot, objectives), strict=True)):
         measure, inside = measures[each.sli, each.below_ms], f"FILTER ({scope.sql or 'true'})"
         sums.append(f"coalesce(sum(judged_{measure}) {inside}, 0)::INTEGER AS total_{n}")
         sums.append(f"coalesce(sum(wrong_{measure}) {inside}, 0)::INTEGER AS bad_{n}")
-    return Query(
-        f"""
-        SELECT {", ".join([*keys, *sums])} FROM (
-            SELECT {", ".join([*keys.values(), *told_apart(scopes), *counts])} FROM charges
-            WHERE {where.sql} GROUP BY ALL
-        ) GROUP BY ALL
-        """,
-        params,
-    )
+        params |= scope.params
+    return Query(f"SELECT start_us, {', '.join(sums)} FROM ({counts.sql}) GROUP BY ALL", params)
+
+
+def _scopes(snapshot: Snapshot, objectives: Sequence[Objective]) -> list[Condition]:
+    return [in_scope(each.scope, snapshot).suffixed(f"_{n}") for n, each in enumerate(objectives)]
+
+
+def _measures(objectives: Sequence[Objective]) -> Mapping[tuple[str, int | None], int]:
+    """What objectives judge by, and its number: counted once, however many of them judge by it."""
+    return {measure: n for n, measure in enumerate(dict.fromkeys((each.sli, each.below_ms) for each in objectives))}
 
 
 def _judged(sli: str) -> tuple[str, str]:
