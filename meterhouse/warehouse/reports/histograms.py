@@ -26,6 +26,8 @@ from meterhouse.warehouse.reports.query import (
 
 METRICS: Final = ("duration", "time_to_first_token")
 QUANTILES: Final[Mapping[str, Decimal]] = {"p50": Decimal("0.50"), "p95": Decimal("0.95"), "p99": Decimal("0.99")}
+AT_ONCE: Final = 100_000
+"""Requests of an hour that are put into buckets together: some MB, however many the hour has."""
 NOT_REFUSED: Final = Condition("NOT list_contains($refused::VARCHAR[], status)", {"refused": sorted(REFUSED_STATUSES)})
 
 Percentiles = Mapping[str, Mapping[str, int | None]]
@@ -65,8 +67,9 @@ def percentiles_of(cursor: Cursor, window: tuple[int, int], scopes: Sequence[Con
         np.add.at(found, at, np.stack([rows[f"requests_{n}"].to_numpy() for n in range(len(scopes))], axis=1))
     for from_us, to_us in edges:
         if from_us < to_us:
-            rows = _measured(from_us, to_us, scopes).table(cursor, ("charges", from_us, to_us))
-            _add_measured(found, rows)
+            requests = _measured(from_us, to_us, scopes).batches(cursor, AT_ONCE, ("charges", from_us, to_us))
+            for batch in requests:
+                _add_measured(found, pa.Table.from_batches([batch]))
     numbers = np.arange(latency.BUCKETS, dtype=np.int32)
     by_metric = found.reshape(len(METRICS), latency.BUCKETS, len(scopes))
     return [

@@ -18,6 +18,9 @@ MINUTE_US: Final = 60 * 1_000_000
 HOUR_US: Final = 60 * MINUTE_US
 DAY_US: Final = 24 * HOUR_US
 
+Span = tuple[str, int, int]
+"""A table, and the range of its rows' times."""
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
@@ -31,15 +34,18 @@ class Query:
         """Runs it. A report touches the lake by the methods of a query, and nowhere else."""
         return self._run(cursor).fetchall()
 
-    def batches(self, cursor: Cursor, rows: int) -> pa.RecordBatchReader:
-        """Runs it; the rows come as they are read, about `rows` at a time."""
-        return self._run(cursor).to_arrow_reader(rows)
+    def batches(self, cursor: Cursor, rows: int, of: Span | None = None) -> pa.RecordBatchReader:
+        """Runs it; the rows come as they are read, about `rows` at a time. `of`: as for `table`."""
+        return self._over(cursor, of).to_arrow_reader(rows)
 
-    def table(self, cursor: Cursor, of: tuple[str, int, int] | None = None) -> pa.Table:
+    def table(self, cursor: Cursor, of: Span | None = None) -> pa.Table:
         """Runs it. `of`: it asks for rows of this table alone, of times in this range. A cursor that knows the table's
         files reads those that may hold them, and is spared what it costs to name a table of the lake."""
+        return self._over(cursor, of).to_arrow_table()
+
+    def _over(self, cursor: Cursor, of: Span | None) -> duckdb.DuckDBPyConnection:
         found = cursor.of_files(self, *of) if of and isinstance(cursor, Keeping) else None
-        return (self._run(cursor) if found is None else found).to_arrow_table()
+        return self._run(cursor) if found is None else found
 
     def plain(self) -> Query:
         """The same, with all that it needs in it: to be a part of another query."""
