@@ -10,7 +10,7 @@ from meterhouse.streams.control import Objective, Snapshot
 from meterhouse.warehouse.books import Books
 from meterhouse.warehouse.reports.as_of import AsOf, Freshness, as_of
 from meterhouse.warehouse.reports.groups import check_days
-from meterhouse.warehouse.reports.judged import JudgedMinutes, Ratio, beside, judged_minutes
+from meterhouse.warehouse.reports.judged import JudgedMinutes, Ratio, judged_minutes_of_one
 from meterhouse.warehouse.reports.query import DAY_US, HOUR_US
 from meterhouse.warehouse.reports.removed import check_there
 
@@ -61,12 +61,10 @@ def burn_down(
     from_us, at_us = between_us or (at_us - objective.window_days * DAY_US, at_us)
     check_days(from_us, at_us)
     step_us = HOUR_US if at_us - from_us <= HOURLY_DAYS * DAY_US else DAY_US
-    objectives = beside(snapshot, objective)
     with books.read() as cursor:
         check_there(cursor, from_us, at_us)
-        judged = judged_minutes(cursor, snapshot, objectives, (from_us, at_us))
+        minutes = judged_minutes_of_one(cursor, snapshot, objective, (from_us, at_us))
         figures_as_of = as_of(books, cursor, freshness)
-    minutes = judged[list(objectives).index(objective)]
     whole = minutes.within(from_us, at_us)
     steps = _steps(objective, (from_us, at_us), step_us, minutes, whole)
     worst = tuple(minutes.worst(WORST))

@@ -81,28 +81,39 @@ def together(snapshot: Snapshot) -> Iterator[Sequence[Objective]]:
         yield snapshot.objectives[first : first + TOGETHER]
 
 
-def beside(snapshot: Snapshot, objective: Objective) -> Sequence[Objective]:
-    """Those that `together` counts with one, so that what is kept serves both; itself where it is none of these."""
-    return next((some for some in together(snapshot) if objective in some), (objective,))
-
-
 def judged_minutes(
     cursor: Cursor, snapshot: Snapshot, objectives: Sequence[Objective], cuts_us: Collection[int]
 ) -> list[JudgedMinutes]:
     """Of each of at most TOGETHER objectives, from the first cut to the last."""
-    if not objectives:
-        return []
     cuts = sorted(set(cuts_us))
     tables = _kept(cursor, snapshot, objectives, cuts)
-    if tables is None:
-        inside = between(cuts[0], cuts[-1]) & any_of(_scopes(snapshot, objectives))
-        tables = [_added(snapshot, objectives, _apart(snapshot, objectives, cuts, inside)).table(cursor)]
+    return _judged_minutes(_afresh(cursor, snapshot, objectives, cuts) if tables is None else tables)
+
+
+def judged_minutes_of_one(
+    cursor: Cursor, snapshot: Snapshot, objective: Objective, cuts_us: Collection[int]
+) -> JudgedMinutes:
+    """Of one objective: from what is kept of those that `together` counts with it, so that it is kept once."""
+    cuts = sorted(set(cuts_us))
+    beside = next((some for some in together(snapshot) if objective in some), (objective,))
+    tables = _kept(cursor, snapshot, beside, cuts)
+    if tables is not None:
+        return _judged_minutes(tables)[list(beside).index(objective)]
+    return _judged_minutes(_afresh(cursor, snapshot, (objective,), cuts))[0]
+
+
+def _judged_minutes(tables: Sequence[pa.Table]) -> list[JudgedMinutes]:
     starts = np.concatenate([rows["start_us"].to_numpy() for rows in tables])
     order = np.argsort(starts, kind="stable")
     counts = np.concatenate([_counts(rows) for rows in tables])[order]
     before = np.zeros((len(starts) + 1, counts.shape[1]), np.int64)
     np.cumsum(counts, axis=0, out=before[1:])
-    return [JudgedMinutes(starts[order], before[:, 2 * n], before[:, 2 * n + 1]) for n in range(len(objectives))]
+    return [JudgedMinutes(starts[order], before[:, n], before[:, n + 1]) for n in range(0, counts.shape[1], 2)]
+
+
+def _afresh(cursor: Cursor, snapshot: Snapshot, objectives: Sequence[Objective], cuts: Sequence[int]) -> list[pa.Table]:
+    inside = between(cuts[0], cuts[-1]) & any_of(_scopes(snapshot, objectives))
+    return [_added(snapshot, objectives, _apart(snapshot, objectives, cuts, inside)).table(cursor)]
 
 
 def _kept(
