@@ -37,7 +37,7 @@ MOST_ASKED: Final = 16
 """Queries whose new files are read ahead after each commit, some 5 ms of processor time each. The page of objectives
 alone asks four, that of budgets two."""
 MOST_LARGE: Final = 1_000
-"""Queries remembered as too large to be kept; beyond that all of them are tried once more."""
+"""Queries remembered as too large to be kept, or to be read by one at a time; beyond that all are forgotten."""
 
 
 Read = Callable[[Sequence[str]], pa.Table]
@@ -53,6 +53,7 @@ class KeptSums:
         self._bytes = 0
         self._large: set[bytes] = set()
         self._asked: OrderedDict[bytes, _Asked] = OrderedDict()  # the last one was asked last
+        self._turns: dict[bytes, Lock] = {}  # by query: held while its files are read, so that each is read once
         self._files: dict[str, tuple[int, Sequence[LakeFile]]] = {}  # by table: a snapshot, the files in it
 
     @property
@@ -82,17 +83,23 @@ class KeptSums:
         self._parts(_digest(sums, view), sums, cursor, read)
 
     def _parts(self, digest: bytes, sums: KeepableSums, cursor: Cursor, read: Read) -> list[pa.Table] | None:
-        known, parts = self._files_of(sums.table, cursor), []
-        if known is None:
+        paths, parts = self.paths(sums.table, sums.from_us, sums.to_us, cursor), []
+        if paths is None:
             return None
-        for file in known:
-            if file.may_hold(sums.from_us, sums.to_us):
-                part = self._of_file(digest + file.path.encode(), partial(read, [file.path]))
+        with self._turn(digest):
+            for path in paths:
+                part = self._of_file(digest + path.encode(), partial(read, [path]))
                 if part is None:
                     self._note_large(digest)
                     return None
                 parts.append(part)
         return parts
+
+    def _turn(self, digest: bytes) -> Lock:
+        with self._lock:
+            if len(self._turns) >= MOST_LARGE:
+                self._turns.clear()  # who holds one goes on; at worst a file is read twice
+            return self._turns.setdefault(digest, Lock())
 
     def _note_asked(self, digest: bytes, asked: _Asked) -> None:
         with self._lock:

@@ -129,6 +129,21 @@ def test_a_file_is_read_once_for_a_query_and_a_new_one_alone_after_a_commit(lake
     assert len(read) - before == 1, "of days; of the hours at the edges there are none"
 
 
+def test_a_querys_files_are_read_by_one_at_a_time(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(lake, [request(0, -1)])
+    sums, taken = KeptSums(lake), list[bool]()
+    as_it_was = KeptSums._of_file
+
+    def of_file(self: KeptSums, name: bytes, read_it: Callable[[], pa.Table]) -> pa.Table | None:
+        taken.append(self._turn(name[: kept_sums._DIGEST_BYTES]).locked())
+        return as_it_was(self, name, read_it)
+
+    monkeypatch.setattr(KeptSums, "_of_file", of_file)
+    bill(lake, sums, EVERYTHING, "tenant")
+    assert taken == [True]
+    assert not any(turn.locked() for turn in sums._turns.values())
+
+
 def test_who_looks_ahead_leaves_nothing_to_read_to_whoever_asked_lately_and_asks_again(
     lake: Lake, read: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
