@@ -19,7 +19,9 @@ from meterhouse.warehouse.lake import Lake, LakeConfig
 from meterhouse.warehouse.maintenance import MaintenanceSettings, maintain
 from meterhouse.warehouse.reports import judged
 from meterhouse.warehouse.reports.burn_down import burn_down
+from meterhouse.warehouse.reports.groups import Selection
 from meterhouse.warehouse.reports.judged import Ratio
+from meterhouse.warehouse.reports.latencies import latencies
 from meterhouse.warehouse.reports.query import DAY_US, HOUR_US, MINUTE_US
 from meterhouse.warehouse.reports.slo import BURN_WINDOWS_US, slo, slo_days
 from meterhouse.warehouse.view import EVERYTHING, Grant, View
@@ -117,6 +119,9 @@ def test_kept_counts_are_those_of_the_requests_that_are_there(
             for between in (None, (from_us, to_us)):
                 report = slo(kept, control, to_us, between)
                 assert report == slo(afresh, control, to_us, between)
+            for selection in (Selection(from_us, to_us), Selection(from_us - 2 * DAY_US, to_us + 2 * DAY_US)):
+                by_day = latencies(kept, selection, ("model",), "day")
+                assert by_day == latencies(afresh, selection, ("model",), "day")
             for line, days in zip(report.lines, slo_days(kept, control, from_us, to_us), strict=True):
                 one_by_one = ratio(rows, line.objective, view, from_us, to_us)
                 assert line.ratio == days.whole == one_by_one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -45,7 +46,7 @@ def histogram_rows(
     parts = pieces(*window, "rollup_hour")
     whole = [(part.from_us, part.to_us) for part in parts if part.table == "rollup_hour"]
     edges = [(part.from_us, part.to_us) for part in parts if part.table != "rollup_hour"]
-    rows = _stored(whole[0], where, keys).rows(cursor) if whole else []
+    rows = _stored_rows(cursor, whole[0], where, keys) if whole else []
     raw = _edges(edges, where, keys).rows(cursor) if edges else []
     rows += [
         (*row[: len(keys)], metric, latency.bucket_of(row[len(keys) + number]), row[-1])
@@ -163,9 +164,25 @@ def percentiles(rows: Sequence[tuple[Any, ...]]) -> Percentiles:
     return found
 
 
+def _stored_rows(
+    cursor: Cursor, window: tuple[int, int], where: Condition, keys: Sequence[str]
+) -> list[tuple[Any, ...]]:
+    """Of whole hours: what is kept of the whole days among them, and of the hours beside these, which are others in an
+    hour."""
+    from_us, to_us = window
+    first, last = -(-from_us // DAY_US) * DAY_US, to_us // DAY_US * DAY_US
+    cuts = (from_us, first, last, to_us) if first < last else window
+    spans = [span for span in pairwise(cuts) if span[0] < span[1]]
+    sums = [KeepableSums(_stored(span, where, keys), "latency_hour", *span) for span in spans]
+    kept = [rows for each in sums if (rows := each.kept(cursor)) is not None]
+    if len(kept) < len(sums):
+        return _stored(window, where, keys).rows(cursor)
+    return [row for rows in kept for row in zip(*(column.to_pylist() for column in rows.columns), strict=True)]
+
+
 def _stored(window: tuple[int, int], where: Condition, keys: Sequence[str]) -> Query:
     condition = between(*window) & where
-    columns = ", ".join([*keys, "metric", "bucket", "sum(requests)"])
+    columns = ", ".join([*keys, "metric", "bucket", "sum(requests)::BIGINT"])
     return Query(f"SELECT {columns} FROM latency_hour WHERE {condition.sql} GROUP BY ALL", condition.params)
 
 
