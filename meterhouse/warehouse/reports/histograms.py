@@ -22,7 +22,6 @@ from meterhouse.warehouse.reports.query import (
     Query,
     any_of,
     between,
-    pieces,
 )
 
 METRICS: Final = ("duration", "time_to_first_token")
@@ -43,11 +42,9 @@ def histogram_rows(
     Keys are SQL over a row; they and `where` are of columns that histograms and charges both have. Add up what is of
     equal keys and bucket.
     """
-    parts = pieces(*window, "rollup_hour")
-    whole = [(part.from_us, part.to_us) for part in parts if part.table == "rollup_hour"]
-    edges = [(part.from_us, part.to_us) for part in parts if part.table != "rollup_hour"]
-    rows = _stored_rows(cursor, whole[0], where, keys) if whole else []
-    raw = _edges(edges, where, keys).rows(cursor) if edges else []
+    whole, edges = _cut(window)
+    rows = _stored_rows(cursor, whole, where, keys) if whole else []
+    raw = [row for edge in edges for row in _tuples(_edge(edge, where, keys).table(cursor, ("charges", *edge)))]
     rows += [
         (*row[: len(keys)], metric, latency.bucket_of(row[len(keys) + number]), row[-1])
         for row in raw
@@ -60,17 +57,14 @@ def histogram_rows(
 def percentiles_of(cursor: Cursor, window: tuple[int, int], scopes: Sequence[Condition]) -> list[Percentiles]:
     """Of the requests in each scope but the refused. Whole days of UTC from sums that are kept, the hours beside them
     from histograms, what is left from charges."""
-    first, last = -(-window[0] // HOUR_US) * HOUR_US, window[1] // HOUR_US * HOUR_US
-    edges = [window] if first >= last else [(window[0], first), (last, window[1])]
+    whole, edges = _cut(window)
     found = np.zeros((len(METRICS) * latency.BUCKETS, len(scopes)), np.int64)
-    for rows in _whole_hours(cursor, first, last, scopes) if first < last else ():
+    for rows in _whole_hours(cursor, *whole, scopes) if whole else ():
         at = rows["metric"].to_numpy().astype(np.int64) * latency.BUCKETS + rows["bucket"].to_numpy()
         np.add.at(found, at, np.stack([rows[f"requests_{n}"].to_numpy() for n in range(len(scopes))], axis=1))
-    for from_us, to_us in edges:
-        if from_us < to_us:
-            requests = _measured(from_us, to_us, scopes).batches(cursor, AT_ONCE, ("charges", from_us, to_us))
-            for batch in requests:
-                _add_measured(found, pa.Table.from_batches([batch]))
+    for edge in edges:
+        for batch in _measured(*edge, scopes).batches(cursor, AT_ONCE, ("charges", *edge)):
+            _add_measured(found, pa.Table.from_batches([batch]))
     numbers = np.arange(latency.BUCKETS, dtype=np.int32)
     by_metric = found.reshape(len(METRICS), latency.BUCKETS, len(scopes))
     return [
@@ -177,7 +171,7 @@ def _stored_rows(
     kept = [rows for each in sums if (rows := each.kept(cursor)) is not None]
     if len(kept) < len(sums):
         return _stored(window, where, keys).rows(cursor)
-    return [row for rows in kept for row in zip(*(column.to_pylist() for column in rows.columns), strict=True)]
+    return [row for rows in kept for row in _tuples(rows)]
 
 
 def _stored(window: tuple[int, int], where: Condition, keys: Sequence[str]) -> Query:
@@ -186,12 +180,19 @@ def _stored(window: tuple[int, int], where: Condition, keys: Sequence[str]) -> Q
     return Query(f"SELECT {columns} FROM latency_hour WHERE {condition.sql} GROUP BY ALL", condition.params)
 
 
-def _edges(edges: Sequence[tuple[int, int]], where: Condition, keys: Sequence[str]) -> Query:
-    spans = [between(*edge, f"_{number}") for number, edge in enumerate(edges)]
-    inside = Condition(
-        f"({' OR '.join(f'({span.sql})' for span in spans)})",
-        {name: value for span in spans for name, value in span.params.items()},
-    )
-    condition = inside & NOT_REFUSED & where
+def _edge(edge: tuple[int, int], where: Condition, keys: Sequence[str]) -> Query:
+    condition = between(*edge) & NOT_REFUSED & where
     columns = ", ".join([*keys, *(f"{metric}_us" for metric in METRICS), "count(*)"])
     return Query(f"SELECT {columns} FROM charges WHERE {condition.sql} GROUP BY ALL", condition.params)
+
+
+def _cut(window: tuple[int, int]) -> tuple[tuple[int, int] | None, list[tuple[int, int]]]:
+    """The whole hours of a window, and what of it is beside them."""
+    first, last = -(-window[0] // HOUR_US) * HOUR_US, window[1] // HOUR_US * HOUR_US
+    if first >= last:
+        return None, [window]
+    return (first, last), [edge for edge in ((window[0], first), (last, window[1])) if edge[0] < edge[1]]
+
+
+def _tuples(rows: pa.Table) -> list[tuple[Any, ...]]:
+    return list(zip(*(column.to_pylist() for column in rows.columns), strict=True))
