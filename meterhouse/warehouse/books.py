@@ -88,9 +88,10 @@ class _SeenCursor:
     view: View
     at: int | None
     sums: KeptSums | None
+    ahead: bool = False  # nobody asks for it now
 
     def execute(self, query: str, parameters: Mapping[str, Any] | None = None, /) -> duckdb.DuckDBPyConnection:
-        named = [table for table in TABLES if re.search(rf"\b{table.name}\b", query)]
+        named = _named(query)
         if not named or (self.view.is_whole and self.at is None):
             return self.whole.execute(query, parameters or {})
         parts = ", ".join(_relation(table, self.view, _table(table, self.at)) for table in named)
@@ -103,12 +104,21 @@ class _SeenCursor:
     def register(self, view_name: str, python_object: object, /) -> duckdb.DuckDBPyConnection:
         return self.whole.register(view_name, python_object)
 
+    def rows_of(self, query: Query) -> list[tuple[Any, ...]]:
+        if self.sums is None or _named(query.sql):
+            return query.read(self)
+        if not self.ahead:
+            self.sums.note_asked(query, self.view)
+        return self.sums.rows_of(query, self.view, self.whole, partial(query.read, self))
+
     def kept(self, sums: KeepableSums) -> pa.Table | None:
         if self.sums is None:
             return None
-        return self.sums.of(sums, self.view, self.whole, partial(self.sum_files, sums))
+        if not self.ahead:
+            self.sums.note_asked(sums, self.view)
+        return self.sums.of(sums, self.view, self.whole, partial(self._sum_files, sums))
 
-    def sum_files(self, sums: KeepableSums, paths: Sequence[str]) -> pa.Table:
+    def _sum_files(self, sums: KeepableSums, paths: Sequence[str]) -> pa.Table:
         """The sums over files of their table."""
         return self._over(sums.query, sums.table, paths).to_arrow_table()
 
@@ -127,9 +137,16 @@ class _SeenCursor:
 
 def look_ahead(kept: KeptSums, cursor: duckdb.DuckDBPyConnection) -> None:
     """Keeps of a new snapshot what was asked of earlier ones lately, so that nobody waits for it."""
-    for sums, view in kept.asked_lately():
-        reading = _SeenCursor(cursor, view, None, kept)
-        kept.make_ready(sums, view, cursor, partial(reading.sum_files, sums))
+    for asked in kept.asked_lately():
+        reading = _SeenCursor(cursor, asked.view, None, kept, ahead=True)
+        if isinstance(asked.what, Query):
+            reading.rows_of(asked.what)
+        else:
+            reading.kept(asked.what)
+
+
+def _named(query: str) -> list[LakeTable]:
+    return [table for table in TABLES if re.search(rf"\b{table.name}\b", query)]
 
 
 _TENANTS: Final = "view_tenants"

@@ -3,6 +3,9 @@
 A report of a month reads thirty days of roll-ups, and a file for each of the newest commits: from one commit to the
 next all of them but one are the same. A file never changes and its name is never used again, so its sums for a query
 stay true. Who asks again has the new files read, and no others.
+
+Of queries that read nothing but such sums, the last rows are kept too, with the snapshot that they are of: to plan the
+query again and to run it costs as much as all else of a report.
 """
 
 from __future__ import annotations
@@ -14,14 +17,14 @@ from dataclasses import dataclass
 from functools import partial
 from threading import Lock
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
 from meterhouse.warehouse.catalogue import LakeFile, files
 from meterhouse.warehouse.lake import Cursor, Lake
-from meterhouse.warehouse.reports.query import KeepableSums
+from meterhouse.warehouse.reports.query import KeepableSums, Query
 from meterhouse.warehouse.view import View
 
 MOST_BYTES: Final = 64 * 2**20
@@ -34,13 +37,26 @@ OVERHEAD_BYTES: Final = 8_192
 LATELY_S: Final = 60.0
 """Who asked within a minute has a page open, or polls."""
 MOST_ASKED: Final = 16
-"""Queries whose new files are read ahead after each commit, some 5 ms of processor time each. The page of objectives
-alone asks four, that of budgets two."""
+"""Queries and sums that are made ahead after each commit, some 5 to 15 ms of processor time each. The page of
+objectives alone asks four, that of budgets two."""
 MOST_LARGE: Final = 1_000
 """Queries remembered as too large to be kept, or to be read by one at a time; beyond that all are forgotten."""
+MOST_ROWS: Final = 1_000
+"""Of a query whose rows are kept, some 1 KB each: more lines than people read at once."""
+MOST_ANSWERS: Final = 32
+"""Queries whose last rows are kept: 32 MB at most."""
 
-
+Rows = list[tuple[Any, ...]]
 Read = Callable[[Sequence[str]], pa.Table]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What someone asked for, and when (time.monotonic)."""
+
+    what: Query | KeepableSums
+    view: View
+    at_s: float
 
 
 class KeptSums:
@@ -51,8 +67,9 @@ class KeptSums:
         self._lock = Lock()
         self._sums: OrderedDict[bytes, pa.Table] = OrderedDict()  # the last one was used last
         self._bytes = 0
+        self._answers: OrderedDict[bytes, tuple[int, Rows]] = OrderedDict()  # a snapshot, the rows in it
         self._large: set[bytes] = set()
-        self._asked: OrderedDict[bytes, _Asked] = OrderedDict()  # the last one was asked last
+        self._asked: OrderedDict[bytes, Asked] = OrderedDict()  # the last one was asked last
         self._turns: dict[bytes, Lock] = {}  # by query: held while its files are read, so that each is read once
         self._files: dict[str, tuple[int, Sequence[LakeFile]]] = {}  # by table: a snapshot, the files in it
 
@@ -66,21 +83,40 @@ class KeptSums:
         digest = _digest(sums, view)
         if digest in self._large:
             return None
-        self._note_asked(digest, _Asked(sums, view, monotonic()))
         parts = self._parts(digest, sums, cursor, read)
         if parts is None:
             return None
         return pa.concat_tables(parts) if parts else read([])
 
-    def asked_lately(self) -> list[tuple[KeepableSums, View]]:
+    def rows_of(self, query: Query, view: View, cursor: Cursor, read: Callable[[], Rows]) -> Rows:
+        """The rows of a query that names sums and no table, in the cursor's snapshot. `read` runs it."""
+        digest, snapshot = _digest(query, view), self._lake.snapshot_id(cursor)
+        with self._lock:
+            found = self._answers.get(digest)
+        if found is not None and found[0] == snapshot:
+            return found[1]
+        rows = read()
+        if len(rows) <= MOST_ROWS:
+            with self._lock:
+                self._answers[digest] = snapshot, rows
+                self._answers.move_to_end(digest)
+                if len(self._answers) > MOST_ANSWERS:
+                    self._answers.popitem(last=False)
+        return rows
+
+    def note_asked(self, what: Query | KeepableSums, view: View) -> None:
+        digest = _digest(what, view)
+        with self._lock:
+            self._asked[digest] = Asked(what, view, monotonic())
+            self._asked.move_to_end(digest)
+            if len(self._asked) > MOST_ASKED:
+                self._asked.popitem(last=False)
+
+    def asked_lately(self) -> list[Asked]:
         """What was asked for within LATELY_S, and by whom: it may be asked again."""
         since_s = monotonic() - LATELY_S
         with self._lock:
-            return [(asked.sums, asked.view) for asked in self._asked.values() if asked.at_s >= since_s]
-
-    def make_ready(self, sums: KeepableSums, view: View, cursor: Cursor, read: Read) -> None:
-        """As `of`, for who will ask."""
-        self._parts(_digest(sums, view), sums, cursor, read)
+            return [asked for asked in self._asked.values() if asked.at_s >= since_s]
 
     def _parts(self, digest: bytes, sums: KeepableSums, cursor: Cursor, read: Read) -> list[pa.Table] | None:
         paths, parts = self.paths(sums.table, sums.from_us, sums.to_us, cursor), []
@@ -100,13 +136,6 @@ class KeptSums:
             if len(self._turns) >= MOST_LARGE:
                 self._turns.clear()  # who holds one goes on; at worst a file is read twice
             return self._turns.setdefault(digest, Lock())
-
-    def _note_asked(self, digest: bytes, asked: _Asked) -> None:
-        with self._lock:
-            self._asked[digest] = asked
-            self._asked.move_to_end(digest)
-            if len(self._asked) > MOST_ASKED:
-                self._asked.popitem(last=False)
 
     def _of_file(self, name: bytes, read: Callable[[], pa.Table]) -> pa.Table | None:
         with self._lock:
@@ -156,13 +185,6 @@ class KeptSums:
                 self._bytes -= self._sums.pop(name).nbytes + OVERHEAD_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    sums: KeepableSums
-    view: View
-    at_s: float
-
-
 def _paths(files: Sequence[LakeFile]) -> Set[bytes]:
     return {file.path.encode() for file in files}
 
@@ -170,8 +192,10 @@ def _paths(files: Sequence[LakeFile]) -> Set[bytes]:
 _DIGEST_BYTES: Final = hashlib.sha256().digest_size
 
 
-def _digest(sums: KeepableSums, view: View) -> bytes:
-    return hashlib.sha256(repr((sums.query.sql, sorted(sums.query.params.items()), view)).encode()).digest()
+def _digest(what: Query | KeepableSums, view: View) -> bytes:
+    query = what if isinstance(what, Query) else what.query
+    parts = [_digest(sums, view) for sums in query.keepable.values()]
+    return hashlib.sha256(repr((query.sql, sorted(query.params.items()), parts, view)).encode()).digest()
 
 
 def _no_larger_than_its_rows(rows: pa.Table) -> pa.Table:

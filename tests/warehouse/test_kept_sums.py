@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pytest
@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from meterhouse.warehouse import kept_sums
 from meterhouse.warehouse.books import SeenBooks, look_ahead
 from meterhouse.warehouse.kept_sums import KeptSums
-from meterhouse.warehouse.lake import Lake, LakeConfig
+from meterhouse.warehouse.lake import Cursor, Lake, LakeConfig
 from meterhouse.warehouse.maintenance import MaintenanceSettings, maintain
 from meterhouse.warehouse.reports.chargeback import Chargeback, chargeback
 from meterhouse.warehouse.reports.groups import Selection
-from meterhouse.warehouse.reports.query import DAY_US
+from meterhouse.warehouse.reports.query import DAY_US, Query
 from meterhouse.warehouse.reports.usage import usage
 from meterhouse.warehouse.view import EVERYTHING, Grant, View
 from tests.builders import T0_US
@@ -50,8 +50,14 @@ def month(**more: Any) -> Selection:
     return Selection(MIDNIGHT_US - 4 * DAY_US - 1_234_567, MIDNIGHT_US + DAY_US + 7_654_321_987, **more)
 
 
-def bill(lake: Lake, sums: KeptSums | None, view: View = EVERYTHING, *group_by: str) -> Chargeback:
-    return chargeback(SeenBooks(lake, view, sums=sums), view.cut(SNAPSHOT), month(), group_by)
+DAYS: Final = Selection(MIDNIGHT_US - 4 * DAY_US, MIDNIGHT_US + 2 * DAY_US)
+"""A range that is read from sums alone."""
+
+
+def bill(
+    lake: Lake, sums: KeptSums | None, view: View = EVERYTHING, *group_by: str, of: Selection | None = None
+) -> Chargeback:
+    return chargeback(SeenBooks(lake, view, sums=sums), view.cut(SNAPSHOT), of or month(), group_by)
 
 
 STEPS = st.one_of(
@@ -87,6 +93,8 @@ def test_with_sums_kept_each_report_is_that_of_the_lake_as_it_is(
                 erase(lake, numbers[0])
             for who in {EVERYTHING, view}:
                 assert bill(lake, sums, who, *group_by) == bill(lake, None, who, *group_by)
+                for _ in range(2):
+                    assert bill(lake, sums, who, *group_by, of=DAYS) == bill(lake, None, who, *group_by, of=DAYS)
             books = SeenBooks(lake, view, sums=sums)
             by_hour = usage(books, view.cut(SNAPSHOT), month(), (), "hour")
             assert by_hour == usage(SeenBooks(lake, view), view.cut(SNAPSHOT), month(), (), "hour")
@@ -163,6 +171,33 @@ def test_who_looks_ahead_leaves_nothing_to_read_to_whoever_asked_lately_and_asks
     fill(lake, [request(3, -1)])
     ahead(lake, sums)
     assert len(read) == known, "nobody asked lately"
+
+
+def test_a_query_of_sums_alone_is_run_once_a_snapshot_and_ahead_of_who_asked_lately(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run: list[str] = []
+    as_it_was = Query.read
+
+    def noting(query: Query, cursor: Cursor) -> list[tuple[Any, ...]]:
+        if query.keepable:
+            run.append(query.sql)
+        return as_it_was(query, cursor)
+
+    monkeypatch.setattr(Query, "read", noting)
+    fill(lake, [request(0, -1)])
+    sums = KeptSums(lake)
+    bills = [bill(lake, sums, VIEWS[1], "tenant", of=DAYS) for _ in range(2)]
+    assert (bills[0], len(run)) == (bills[1], 1)
+    for number in (1, 2):
+        fill(lake, [request(3 * number, -1)])
+        ahead(lake, sums)
+        assert len(run) == 1 + number
+    fresh = bill(lake, sums, VIEWS[1], "tenant", of=DAYS)
+    assert (fresh.total.requests, len(run)) == (bills[0].total.requests + 2, 3)
+    for _ in range(2):
+        bill(lake, sums, VIEWS[1], "tenant")
+    assert len(run) == 5, "the edges of a month are read from tables"
 
 
 def test_sums_of_files_that_were_merged_are_forgotten(lake: Lake) -> None:

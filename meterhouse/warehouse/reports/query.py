@@ -31,7 +31,11 @@ class Query:
     keepable: Mapping[str, KeepableSums] = field(default_factory=dict)
 
     def rows(self, cursor: Cursor) -> list[tuple[Any, ...]]:
-        """Runs it. A report touches the lake by the methods of a query, and nowhere else."""
+        """Runs it, unless someone keeps what came of it. A report touches the lake by the methods of a query only."""
+        return cursor.rows_of(self) if self.keepable and isinstance(cursor, Keeping) else self.read(cursor)
+
+    def read(self, cursor: Cursor) -> list[tuple[Any, ...]]:
+        """Runs it."""
         return self._run(cursor).fetchall()
 
     def batches(self, cursor: Cursor, rows: int, of: Span | None = None) -> pa.RecordBatchReader:
@@ -95,6 +99,10 @@ class KeepableSums:
 @runtime_checkable
 class Keeping(Protocol):
     """A cursor that knows sums that were kept."""
+
+    def rows_of(self, query: Query) -> list[tuple[Any, ...]]:
+        """The rows of a query: those that were kept of the same snapshot, or of a run."""
+        ...
 
     def kept(self, sums: KeepableSums) -> pa.Table | None:
         """The rows of its query. None: they are not kept, so ask for them."""
