@@ -167,8 +167,13 @@ def test_who_looks_ahead_leaves_nothing_to_read_to_whoever_asked_lately_and_asks
     for view in VIEWS:
         assert bill(lake, sums, view, "tenant") == bill(lake, None, view, "tenant")
     assert len(read) == known
-    monkeypatch.setattr(kept_sums, "LATELY_S", -1.0)
+    monkeypatch.setattr(kept_sums, "POLLS_S", -1.0)
     fill(lake, [request(3, -1)])
+    ahead(lake, sums)
+    assert len(read) == known + len(VIEWS), "sums are made for longer than rows"
+    known = len(read)
+    monkeypatch.setattr(kept_sums, "LATELY_S", -1.0)
+    fill(lake, [request(4, -1)])
     ahead(lake, sums)
     assert len(read) == known, "nobody asked lately"
 
