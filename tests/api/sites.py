@@ -58,18 +58,23 @@ class Site:
             workers.run_until_idle(threading.Event())
 
     def apply(self, control: str) -> None:
-        self.house.control.apply(plan(parse(control), self.house.control.snapshot(), now_us()), now_us())
+        put_in_force(self.house, control)
+
+
+def put_in_force(house: House, control: str) -> None:
+    house.control.apply(plan(parse(control), house.control.snapshot(), now_us()), now_us())
 
 
 @contextmanager
 def opened(folder: Path) -> Iterator[Site]:
     """A house of its own in `folder`, served."""
     settings = Settings(home=folder / "home")  # type: ignore[call-arg]
-    with House(settings, writer=True) as house, served(create_app(house)) as client:
-        client.timeout = httpx.Timeout(60)  # a machine may be busy
-        site = Site(house, client)
-        site.apply(CONTROL)
-        yield site
+    with House(settings, writer=True) as house:
+        # Before anything of it looks: what has looked, a meter of the next fifth of a second goes by.
+        put_in_force(house, CONTROL)
+        with served(create_app(house)) as client:
+            client.timeout = httpx.Timeout(60)  # a machine may be busy
+            yield Site(house, client)
 
 
 def event(number: int = 1, **changes: Any) -> dict[str, Any]:
