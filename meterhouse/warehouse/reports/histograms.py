@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
-from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -42,7 +41,7 @@ def histogram_rows(
     Keys are SQL over a row; they and `where` are of columns that histograms and charges both have. Add up what is of
     equal keys and bucket.
     """
-    whole, edges = _cut(window)
+    whole, edges = _cut(window, HOUR_US)
     rows = _stored_rows(cursor, whole, where, keys) if whole else []
     raw = [row for edge in edges for row in _tuples(_edge(edge, where, keys).table(cursor, ("charges", *edge)))]
     rows += [
@@ -57,7 +56,7 @@ def histogram_rows(
 def percentiles_of(cursor: Cursor, window: tuple[int, int], scopes: Sequence[Condition]) -> list[Percentiles]:
     """Of the requests in each scope but the refused. Whole days of UTC from sums that are kept, the hours beside them
     from histograms, what is left from charges."""
-    whole, edges = _cut(window)
+    whole, edges = _cut(window, HOUR_US)
     found = np.zeros((len(METRICS) * latency.BUCKETS, len(scopes)), np.int64)
     for rows in _whole_hours(cursor, *whole, scopes) if whole else ():
         at = rows["metric"].to_numpy().astype(np.int64) * latency.BUCKETS + rows["bucket"].to_numpy()
@@ -163,10 +162,8 @@ def _stored_rows(
 ) -> list[tuple[Any, ...]]:
     """Of whole hours: what is kept of the whole days among them, and of the hours beside these, which are others in an
     hour."""
-    from_us, to_us = window
-    first, last = -(-from_us // DAY_US) * DAY_US, to_us // DAY_US * DAY_US
-    cuts = (from_us, first, last, to_us) if first < last else window
-    spans = [span for span in pairwise(cuts) if span[0] < span[1]]
+    days, beside = _cut(window, DAY_US)
+    spans = [days, *beside] if days else beside
     sums = [KeepableSums(_stored(span, where, keys), "latency_hour", *span) for span in spans]
     kept = [rows for each in sums if (rows := each.kept(cursor)) is not None]
     if len(kept) < len(sums):
@@ -186,9 +183,9 @@ def _edge(edge: tuple[int, int], where: Condition, keys: Sequence[str]) -> Query
     return Query(f"SELECT {columns} FROM charges WHERE {condition.sql} GROUP BY ALL", condition.params)
 
 
-def _cut(window: tuple[int, int]) -> tuple[tuple[int, int] | None, list[tuple[int, int]]]:
-    """The whole hours of a window, and what of it is beside them."""
-    first, last = -(-window[0] // HOUR_US) * HOUR_US, window[1] // HOUR_US * HOUR_US
+def _cut(window: tuple[int, int], unit_us: int) -> tuple[tuple[int, int] | None, list[tuple[int, int]]]:
+    """The whole hours or days of a window, and what of it is beside them."""
+    first, last = -(-window[0] // unit_us) * unit_us, window[1] // unit_us * unit_us
     if first >= last:
         return None, [window]
     return (first, last), [edge for edge in ((window[0], first), (last, window[1])) if edge[0] < edge[1]]
