@@ -381,6 +381,7 @@ def attach(config: LakeConfig, store: LakeStore, *, read_only: bool) -> duckdb.D
             connection.execute(f"LOAD {sql_text(str(extension_file(name)))}")
         store.teach(connection)
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        connection.execute("SET GLOBAL disabled_optimizers = 'statistics_propagation'")  # decision 0049: stale extremes
         # Keys come as 16 bytes, not as text. The setting holds for all cursors, so it is made once and for all.
         connection.execute("SET GLOBAL arrow_lossless_conversion = true")
         connection.execute(config.attach_sql(read_only=read_only))

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from meterhouse.streams import latency
 from meterhouse.streams.control import Objective, Scope
 from meterhouse.warehouse.books import SeenBooks
 from meterhouse.warehouse.kept_sums import KeptSums
@@ -164,3 +166,14 @@ def test_more_objectives_than_are_counted_together_are_told_in_their_order(
         assert [line.objective for line in at_once.lines] == list(CONTROL.objectives)
         last = burn_down(kept, CONTROL, CONTROL.objectives[-1], MIDNIGHT_US + 1)
         assert last.ratio == at_once.lines[-1].ratio
+
+
+def test_groups_are_of_what_rows_hold_whatever_the_catalogue_says_of_the_extremes(tmp_path: Path) -> None:
+    """It said 45,000 to 45,000 of these durations, so that a group's 20,000 came back as 45,088."""
+    later_us = MIDNIGHT_US + 2_000_000_000
+    with Lake.open(LakeConfig(tmp_path / "lake.sqlite", tmp_path / "data", threads=1)) as lake:
+        fill(lake, [request(n, at_us) for n, at_us in enumerate((MIDNIGHT_US - 1, MIDNIGHT_US, later_us))])
+        fill(lake, [request(3, MIDNIGHT_US - 1)])
+        edge = Selection(later_us - 1, later_us + 1)
+        [line] = latencies(SeenBooks(lake, EVERYTHING), edge, ("model",), "day").lines
+    assert line.percentiles_us["duration"]["p50"] == latency.value(latency.bucket_of(20_000))
