@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from meterhouse.api.alert_desk import NoSuch
@@ -18,9 +18,9 @@ from meterhouse.api.wiring import House
 from meterhouse.ingest.log import USAGE_EVENTS
 from meterhouse.streams.control import EMPTY, Snapshot
 from meterhouse.warehouse.books import Books, OneRead, SeenBooks, look_ahead
-from meterhouse.warehouse.lake import Cursor
+from meterhouse.warehouse.lake_reading import reading
 from meterhouse.warehouse.reject_resolutions import RejectPlace, Resolution
-from meterhouse.warehouse.reports.as_of import Freshness, Positions, newest_positions
+from meterhouse.warehouse.reports.as_of import Freshness, KeptPositions
 from meterhouse.warehouse.reports.budgets import budgets, with_limit
 from meterhouse.warehouse.reports.burn_down import burn_down
 from meterhouse.warehouse.reports.change_json import (
@@ -81,8 +81,9 @@ def names_of(text: str | None) -> tuple[str, ...]:
 class _Kept:
     """What is worth keeping between reports, of all that is there."""
 
-    positions: Positions | None = None
+    positions: KeptPositions = field(default_factory=KeptPositions)
     carded: Snapshot = EMPTY
+    looked_at: int | None = None  # the last snapshot that was looked at ahead
 
 
 class Reports:
@@ -183,13 +184,13 @@ class Reports:
     def at_once(self) -> Iterator[Reports]:
         """These reports while the context lasts, all of one moment: what is shown side by side adds up, and each spares
         a read transaction of its own. One thread at a time."""
-        with self._reading() as read:
+        with self._reading(begun=True) as read:
             yield Reports(self._house, self._view, self._kept, read)
 
     @contextmanager
     def moment(self) -> Iterator[Moment]:
         """For who asks `warehouse.reports` themselves, while the context lasts: a read transaction."""
-        with self._reading() as (books, fresh):
+        with self._reading(begun=True) as (books, fresh):
             yield Moment(books, self._with_every_card(), fresh)
 
     def focus(self, span: Span, filters: Filters) -> AbstractContextManager[FocusExport]:
@@ -327,7 +328,7 @@ class Reports:
 
     def ledger(self) -> Json:
         """What became of all that was read, by partition. It knows no tenants: for who sees all."""
-        with self._reading() as (books, fresh):
+        with self._reading(begun=True) as (books, fresh):
             return to_json(ledger(books, fresh))
 
     def rate_cards(self) -> Json:
@@ -346,7 +347,8 @@ class Reports:
         """Records of the log that the lake does not hold yet."""
         ends = self._house.log.end_offsets(USAGE_EVENTS)
         with self._house.lake.read() as cursor:
-            committed = {each.partition: each.next_offset for each in self._positions(cursor).committed}
+            positions = self._kept.positions.read(self._house.lake, cursor)
+        committed = {each.partition: each.next_offset for each in positions.committed}
         return sum(max(0, end - committed.get(partition, 0)) for partition, end in ends.items())
 
     def freshness(self) -> Freshness:
@@ -355,15 +357,18 @@ class Reports:
             return fresh
 
     @contextmanager
-    def _reading(self) -> Iterator[tuple[Books, Freshness]]:
-        """The books, all in one read transaction, and how fresh they are."""
+    def _reading(self, *, begun: bool = False) -> Iterator[tuple[Books, Freshness]]:
+        """The books, all in one read transaction, and how fresh they are. `begun`: who asks for positions themselves,
+        which are only as the transaction sees them, has it begin at once."""
         if self._read is not None:
             yield self._read
             return
         read_at_us, log = now_us(), self._house.log
         ends = log.end_offsets(USAGE_EVENTS)
-        with self._house.lake.read() as cursor:
-            positions = self._positions(cursor)
+        lake, kept = self._house.lake, self._kept.positions
+        known = None if begun else kept.find(lake.writing.newest)
+        with reading(lake, None if known is None else known.snapshot) as cursor:
+            positions = known or kept.read(lake, cursor)
             committed = {each.partition: each.next_offset for each in positions.committed}
             waiting: dict[int, int] = {}
             for partition, end in ends.items():
@@ -375,13 +380,10 @@ class Reports:
     def look_ahead(self) -> None:
         """Asks of the lake's newest snapshot what the next report would have to ask first."""
         with self._house.lake.read() as cursor:
-            self._positions(cursor)
-            look_ahead(self._house.sums, cursor)
-
-    def _positions(self, cursor: Cursor) -> Positions:
-        """Read anew only when the lake has a newer snapshot: reading them costs as much as a report."""
-        self._kept.positions = newest_positions(self._house.lake, cursor, self._kept.positions)
-        return self._kept.positions
+            snapshot = self._kept.positions.read(self._house.lake, cursor).snapshot
+            if snapshot != self._kept.looked_at:
+                look_ahead(self._house.sums, cursor)
+                self._kept.looked_at = snapshot
 
 
 def place_of(line: RejectLine) -> RejectPlace:

@@ -38,22 +38,24 @@ class LookAhead:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         if (lake := self._house.opened_lake) is not None:
-            lake.moved.set()
+            lake.writing.moved.set()
         self._thread.join()
 
     def _run(self) -> None:
         give_way()
         while not self._stop.is_set():
             lake = self._house.opened_lake
-            moved = self._stop if lake is None else lake.moved
+            moved = self._stop if lake is None else lake.writing.moved
             moved.wait(EVERY_S)
             if lake is not None and not self._stop.is_set():
-                lake.moved.clear()
+                moved.clear()
                 self._look(lake)
+                lake.writing.is_ready()
 
     def _look(self, lake: Lake) -> None:
         """Trouble is the next report's to tell."""
-        if not self._house.sums.asked_lately():
+        lake.writing.is_followed = bool(self._house.sums.asked_lately())
+        if not lake.writing.is_followed:
             return
         try:
             self._reports.look_ahead()

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from meterhouse.warehouse.kept_sums import KeptSums
 from meterhouse.warehouse.lake import Cursor, Lake
+from meterhouse.warehouse.lake_reading import Reading
 from meterhouse.warehouse.lake_schema import REJECTS, TABLES, LakeTable, quoted, sql_text
 from meterhouse.warehouse.reports.query import KeepableSums, Query, with_relation
 from meterhouse.warehouse.view import View
@@ -54,7 +55,7 @@ class SeenBooks:
             raise
         self._check_kept()
 
-    def seen(self, cursor: duckdb.DuckDBPyConnection) -> Cursor:
+    def seen(self, cursor: duckdb.DuckDBPyConnection | Reading) -> Cursor:
         """What a cursor in a read transaction shows."""
         return _SeenCursor(cursor, self._view, self._at, self._sums)
 
@@ -70,31 +71,34 @@ class OneRead:
     """Books whose reads are all within one transaction, which is another's to end: each of its own costs as much as a
     small report."""
 
-    def __init__(self, books: SeenBooks, cursor: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, books: SeenBooks, cursor: Reading) -> None:
         self._books, self._cursor = books, cursor
 
     def read(self) -> AbstractContextManager[Cursor]:
         return nullcontext(self._books.seen(self._cursor))
 
     def snapshot_id(self, cursor: Cursor) -> int:
-        return self._books.snapshot_id(cursor)
+        return self._cursor.snapshot
 
 
 @dataclass(frozen=True, slots=True)
 class _SeenCursor:
     """Runs queries over what is seen of each table. Parameters are named ones."""
 
-    whole: duckdb.DuckDBPyConnection
+    whole: duckdb.DuckDBPyConnection | Reading
     view: View
-    at: int | None
+    past: int | None
     sums: KeptSums | None
     ahead: bool = False  # nobody asks for it now
 
     def execute(self, query: str, parameters: Mapping[str, Any] | None = None, /) -> duckdb.DuckDBPyConnection:
         named = _named(query)
-        if not named or (self.view.is_whole and self.at is None):
+        if not named:
             return self.whole.execute(query, parameters or {})
-        parts = ", ".join(_relation(table, self.view, _table(table, self.at)) for table in named)
+        at = self.whole.at() if isinstance(self.whole, Reading) and self.past is None else self.past
+        if self.view.is_whole and at is None:
+            return self.whole.execute(query, parameters or {})
+        parts = ", ".join(_relation(table, self.view, _table(table, at)) for table in named)
         return self._run(with_relation(query, parts), parameters or {})
 
     def _run(self, sql: str, parameters: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -47,10 +47,11 @@ MOST_LARGE: Final = 1_000
 MOST_ROWS: Final = 1_000
 """Of a query whose rows are kept, some 1 KB each: more lines than people read at once."""
 MOST_ANSWERS: Final = 32
-"""Queries whose last rows are kept: 32 MB at most."""
+"""Queries whose last rows are kept, of two snapshots: 64 MB at most."""
 
 Rows = list[tuple[Any, ...]]
 Read = Callable[[Sequence[str]], pa.Table]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +76,11 @@ class KeptSums:
         self._lock = Lock()
         self._sums: OrderedDict[bytes, pa.Table] = OrderedDict()  # the last one was used last
         self._bytes = 0
-        self._answers: OrderedDict[bytes, tuple[int, Rows]] = OrderedDict()  # a snapshot, the rows in it
+        self._answers: OrderedDict[bytes, dict[int, Rows]] = OrderedDict()  # by query: snapshots, the rows in them
         self._large: set[bytes] = set()
         self._asked: OrderedDict[bytes, Asked] = OrderedDict()  # the last one was asked last
         self._turns: dict[bytes, Lock] = {}  # by query: held while its files are read, so that each is read once
-        self._files: dict[str, tuple[int, Sequence[LakeFile]]] = {}  # by table: a snapshot, the files in it
+        self._files: dict[str, dict[int, Sequence[LakeFile]]] = {}  # by table: snapshots, the files in them
 
     @property
     def held_bytes(self) -> int:
@@ -100,13 +101,15 @@ class KeptSums:
         """The rows of a query that names sums and no table, in the cursor's snapshot. `read` runs it."""
         digest, snapshot = _digest(query, view), self._lake.snapshot_id(cursor)
         with self._lock:
-            found = self._answers.get(digest)
-        if found is not None and found[0] == snapshot:
-            return found[1]
+            found = self._answers.get(digest, {}).get(snapshot)
+        if found is not None:
+            return found
         rows = read()
-        if len(rows) <= MOST_ROWS:
+        if len(rows) > MOST_ROWS:
+            self._note_large(digest)
+        else:
             with self._lock:
-                self._answers[digest] = snapshot, rows
+                self._answers[digest] = _newest({**self._answers.get(digest, {}), snapshot: rows})
                 self._answers.move_to_end(digest)
                 if len(self._answers) > MOST_ANSWERS:
                     self._answers.popitem(last=False)
@@ -114,6 +117,8 @@ class KeptSums:
 
     def note_asked(self, what: Query | KeepableSums, view: View) -> None:
         digest = _digest(what, view)
+        if digest in self._large:
+            return
         with self._lock:
             self._asked[digest] = Asked(what, view, monotonic())
             self._asked.move_to_end(digest)
@@ -121,10 +126,11 @@ class KeptSums:
                 self._asked.popitem(last=False)
 
     def asked_lately(self) -> list[Asked]:
-        """What was asked for lately, and by whom: it may be asked again."""
+        """What was asked for lately, and by whom: it may be asked again. Those that poll come first."""
         now_s = monotonic()
         with self._lock:
-            return [asked for asked in self._asked.values() if now_s - asked.at_s <= asked.lasts_s]
+            lately = [asked for asked in self._asked.values() if now_s - asked.at_s <= asked.lasts_s]
+        return sorted(lately, key=lambda asked: asked.lasts_s)
 
     def _parts(self, digest: bytes, sums: KeepableSums, cursor: Cursor, read: Read) -> list[pa.Table] | None:
         paths, parts = self.paths(sums.table, sums.from_us, sums.to_us, cursor), []
@@ -177,13 +183,13 @@ class KeptSums:
 
     def _files_of(self, table: str, cursor: Cursor) -> Sequence[LakeFile] | None:
         snapshot = self._lake.snapshot_id(cursor)
-        before = self._files.get(table)
-        if before is not None and before[0] == snapshot:
-            return before[1]
+        before = self._files.get(table, {})
+        if snapshot in before:
+            return before[snapshot]
         found = files(self._lake, cursor, [table], snapshot)[table]
         if found is not None:  # of an older snapshot, or while rows are deleted, nothing is known
-            self._files[table] = snapshot, found
-            self._forget(_paths(before[1]) - _paths(found) if before else frozenset())
+            self._files[table] = kept = _newest({**before, snapshot: found})
+            self._forget(_paths(before.values()) - _paths(kept.values()))
         return found
 
     def _forget(self, paths: Set[bytes]) -> None:
@@ -193,8 +199,13 @@ class KeptSums:
                 self._bytes -= self._sums.pop(name).nbytes + OVERHEAD_BYTES
 
 
-def _paths(files: Sequence[LakeFile]) -> Set[bytes]:
-    return {file.path.encode() for file in files}
+def _newest(kept: Mapping[int, T]) -> dict[int, T]:
+    """Of the two newest snapshots: while one is made ready, the one before is read."""
+    return dict(sorted(kept.items())[-2:])
+
+
+def _paths(of: Iterable[Sequence[LakeFile]]) -> Set[bytes]:
+    return {file.path.encode() for files in of for file in files}
 
 
 _DIGEST_BYTES: Final = hashlib.sha256().digest_size

@@ -7,24 +7,22 @@ as its transaction lasts.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event, Lock
+from threading import Lock
 from time import monotonic
 from typing import Any, Final, Protocol, Self
 
 import duckdb
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from meterhouse.warehouse.extensions import extension_file
+from meterhouse.warehouse.lake_config import ALIAS, LakeConfig
 from meterhouse.warehouse.lake_readers import Readers
+from meterhouse.warehouse.lake_reading import Reading, Writing
 from meterhouse.warehouse.lake_schema import (
     AUDIT_HEADS,
     TABLES,
-    LakeTable,
     create_audit_heads_sql,
     create_positions_view_sql,
     create_table_sql,
@@ -41,13 +39,10 @@ from meterhouse.warehouse.lake_trouble import (
     put_away,
 )
 from meterhouse.warehouse.lake_turns import LakeBusy, LakeError, Passage, WriterLock, turn
-from meterhouse.warehouse.postgres import LINK
 
 __all__ = ["Lake", "LakeBusy", "LakeConfig", "LakeError", "LakeMissing", "LakeUnavailable", "WriterLock"]
 
 _MAKING_S: Final = 60.0  # another process makes the tables meanwhile: seconds, on a busy machine
-_ALIAS: Final = "lake"
-_BUSY_TIMEOUT_MS: Final = 5000  # a reader's wait for the catalogue while a commit is written: far beyond any commit
 _LONG_READ_S: Final = 60.0  # well below the time that maintenance keeps every snapshot
 
 _ADVICE: Final = {
@@ -63,83 +58,6 @@ class LakeMissing(LakeError):
 
 class SnapshotExpired(LakeError):
     """Maintenance let a snapshot go that is, or was, read: what was read of it may lack rows."""
-
-
-@dataclass(frozen=True, slots=True)
-class LakeConfig:
-    """Where a lake is. The one place that knows how it is attached."""
-
-    catalogue: Path | str = field(repr=False)  # SQLite file, or postgresql:// URL
-    data: Path | S3Place  # of the Parquet files: a folder, or a bucket
-    memory_limit_mb: int = 512  # of DuckDB: sorts beyond it spill to `scratch`; the meter as a whole stays under 1 GiB
-    threads: int | None = None  # None: one for a writer, one per core for a reader
-
-    @property
-    def on_postgres(self) -> bool:
-        return isinstance(self.catalogue, str)
-
-    @property
-    def named(self) -> str:
-        """The catalogue as a message may name it: without user, password and options."""
-        if isinstance(self.catalogue, Path):
-            return str(self.catalogue)
-        known = conninfo_to_dict(self.catalogue)
-        return f"PostgreSQL {known.get('host')}:{known.get('port')}/{known.get('dbname')}"
-
-    @property
-    def metadata(self) -> str:
-        """The schema of DuckLake's own tables."""
-        return f"__ducklake_metadata_{_ALIAS}.{'public' if self.on_postgres else 'main'}"
-
-    @property
-    def scratch(self) -> Path:
-        """Where DuckDB spills what does not fit in memory."""
-        if isinstance(self.catalogue, Path):
-            return self.catalogue.with_name(self.catalogue.name + ".tmp")
-        return Path(tempfile.gettempdir()) / "meterhouse-lake.tmp"  # DuckDB's files there carry names of their own
-
-    def without_secrets(self, text: str) -> str:
-        """A message of DuckDB, which may quote how it connects."""
-        password = conninfo_to_dict(self.catalogue).get("password") if isinstance(self.catalogue, str) else None
-        if password:
-            stated = make_conninfo("", password=str(password)).removeprefix("password=")
-            for form in (sql_text(stated)[1:-1], stated, str(password)):
-                text = text.replace(form, "***")
-        return self.data.without_secrets(text) if isinstance(self.data, S3Place) else text
-
-    def told(self, trouble: Exception) -> str:
-        """Trouble in one line that a person can read: without secrets, and without all that DuckDB wraps it in."""
-        text = " ".join(self.without_secrets(str(trouble)).split())
-        if self.on_postgres and "connection to server" in text:  # before it: how DuckDB connects, twice
-            text = text[text.rindex("connection to server") :]
-        advice = self.data.advice(text) if isinstance(self.data, S3Place) else None
-        return advice or text
-
-    @property
-    def has_secrets(self) -> bool:
-        """Whether a message of DuckDB may quote one, so that no such message is anybody's cause."""
-        return self.on_postgres or isinstance(self.data, S3Place)
-
-    @property
-    def root(self) -> str:
-        """What the paths of all files begin with."""
-        return self.data.root if isinstance(self.data, S3Place) else str(self.data)
-
-    def folder_of(self, table: LakeTable) -> str:
-        """Where the catalogue keeps a table's files."""
-        return f"{self.root}/main/{table.name}"
-
-    def attach_sql(self, *, read_only: bool) -> str:
-        options = [
-            f"DATA_PATH {sql_text(self.root)}",
-            "OVERRIDE_DATA_PATH true",  # the catalogue remembers where its files were; a home may be moved or copied
-            *(["READ_ONLY"] if read_only else []),
-        ]
-        if isinstance(self.catalogue, str):
-            place = make_conninfo(self.catalogue, **LINK)
-            return f"ATTACH {sql_text(f'ducklake:postgres:{place}')} AS {_ALIAS} ({', '.join(options)})"
-        options += ["META_JOURNAL_MODE 'WAL'", f"META_BUSY_TIMEOUT {_BUSY_TIMEOUT_MS}"]
-        return f"ATTACH {sql_text(f'ducklake:sqlite:{self.catalogue}')} AS {_ALIAS} ({', '.join(options)})"
 
 
 class Cursor(Protocol):
@@ -163,9 +81,8 @@ class Lake:
         self._connection = attach(config, store, read_only=read_only)
         self._lock = lock
         self._readers = Readers()
-        self.writing = Lock()  # held by a commit or by maintenance of this process
+        self.writing = Writing(is_alone=lock is not None)  # held by a commit or by maintenance of this process
         self.passage = Passage(config.catalogue)
-        self.moved = Event()  # set by this process's commits, cleared by who waits for them
 
     @classmethod
     def open(cls, config: LakeConfig, *, read_only: bool = False) -> Self:
@@ -273,8 +190,11 @@ class Lake:
 
     def _begin(self, cursor: duckdb.DuckDBPyConnection) -> int:
         """Begins a transaction: its snapshot is that of its first look."""
+        times = self.writing.times
         cursor.execute("BEGIN TRANSACTION")
-        return self.snapshot_id(cursor)
+        snapshot = self.snapshot_id(cursor)
+        self.writing.note(times, snapshot)
+        return snapshot
 
     def _unavailable(self, trouble: Exception) -> LakeUnavailable:
         return LakeUnavailable(
@@ -285,7 +205,7 @@ class Lake:
         """Raises SnapshotExpired when maintenance let this snapshot go: what was read of it may lack rows."""
         with closing(self.cursor()) as cursor:
             kept = cursor.execute(
-                f"SELECT count(*) FROM ducklake_snapshots('{_ALIAS}') WHERE snapshot_id = ?", [snapshot]
+                f"SELECT count(*) FROM ducklake_snapshots('{ALIAS}') WHERE snapshot_id = ?", [snapshot]
             ).fetchone()
         if kept != (1,):
             raise SnapshotExpired(
@@ -294,8 +214,10 @@ class Lake:
             )
 
     def snapshot_id(self, cursor: Cursor) -> int:
-        """The snapshot that this cursor's transaction sees."""
-        row = cursor.execute(f"FROM ducklake_current_snapshot('{_ALIAS}')").fetchone()
+        """The snapshot that this cursor's transaction sees, or is to see."""
+        if isinstance(cursor, Reading):
+            return cursor.snapshot
+        row = cursor.execute(f"FROM ducklake_current_snapshot('{ALIAS}')").fetchone()
         assert row is not None
         return int(row[0])
 
@@ -334,7 +256,7 @@ class Lake:
         if AUDIT_HEADS not in present:  # nor do lakes have it that were made before there was one
             cursor.execute(create_audit_heads_sql())
         cursor.execute("COMMIT")
-        row = cursor.execute(f"SELECT count(*) FROM ducklake_options('{_ALIAS}') WHERE scope = 'TABLE'").fetchone()
+        row = cursor.execute(f"SELECT count(*) FROM ducklake_options('{ALIAS}') WHERE scope = 'TABLE'").fetchone()
         if row is None or row[0] < len(TABLES):
             for statement in options_sql():
                 cursor.execute(statement)
@@ -344,7 +266,7 @@ class Lake:
 def _using(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
     cursor = connection.cursor()
     try:
-        cursor.execute(f"USE {_ALIAS}")
+        cursor.execute(f"USE {ALIAS}")
     except duckdb.Error:
         put_away(cursor)
         raise
@@ -354,7 +276,7 @@ def _using(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
 def table_names(cursor: duckdb.DuckDBPyConnection) -> set[str]:
     """Names of the lake's tables and views, as this cursor's transaction sees them."""
     rows = cursor.execute(
-        "SELECT table_name FROM information_schema.tables WHERE table_catalog = ?", [_ALIAS]
+        "SELECT table_name FROM information_schema.tables WHERE table_catalog = ?", [ALIAS]
     ).fetchall()
     return {str(name) for (name,) in rows}
 

@@ -40,7 +40,7 @@ from meterhouse.streams.reconciliation import Terms, reconciliation_alerts, reco
 from meterhouse.streams.watch import Away, LookoutWatch, Sight, Unwatched
 from meterhouse.warehouse.control import ControlUnavailable
 from meterhouse.warehouse.lake import Lake, LakeError, LakeMissing
-from meterhouse.warehouse.reports.as_of import Freshness, Positions, as_of, newest_positions
+from meterhouse.warehouse.reports.as_of import Freshness, KeptPositions, Positions, as_of
 from meterhouse.warehouse.reports.budget_days import BudgetDays, budget_days
 from meterhouse.warehouse.reports.groups import Selection
 from meterhouse.warehouse.reports.query import DAY_US
@@ -106,7 +106,8 @@ class Lookout:
         self._settings = settings or LookoutSettings()
         self._watch = watch or Unwatched()
         self._patience = self._settings.patience
-        self._positions: Positions | None = None
+        self._kept = KeptPositions()
+        self._positions: Positions | None = None  # as looked at last
         self._standing: dict[int, Standing] = {}
         self._forecast_at: tuple[int, int] | None = None  # control version and time of the last forecasts
         self._reconciled_at_us: int | None = None
@@ -222,7 +223,7 @@ class Lookout:
         log = self._views.log()
         ends = log.end_offsets(USAGE_EVENTS)
         with lake.read() as cursor:
-            self._positions = newest_positions(lake, cursor, self._positions)
+            self._positions = self._kept.read(lake, cursor)
         committed = {each.partition: each.next_offset for each in self._positions.committed}
         found = {}
         for partition, end in ends.items():

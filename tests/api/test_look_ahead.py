@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
+import pytest
+
+from meterhouse.api import figures
 from meterhouse.api.figures import Reports
 from meterhouse.api.look_ahead import LookAhead
+from meterhouse.warehouse import lake_reading
+from meterhouse.warehouse.books import look_ahead
+from meterhouse.warehouse.kept_sums import KeptSums
+from meterhouse.warehouse.lake import Cursor
 from meterhouse.warehouse.view import EVERYTHING
 from tests.api.sites import event, opened
 from tests.services.waiting import until
@@ -32,3 +40,38 @@ def test_a_lake_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
         site.work()
         assert site.house.opened_lake is not None
         assert site.get("/v1/chargeback")["total"]["requests"] == 1
+
+
+def test_a_snapshot_is_looked_at_once_and_readers_are_held_at_the_one_before_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, go_on = list[int](), threading.Event()
+
+    def slow(sums: KeptSums, cursor: Cursor) -> None:
+        looks.append(sums._lake.snapshot_id(cursor))
+        assert go_on.wait(60)
+        look_ahead(sums, cursor)
+
+    monkeypatch.setattr(figures, "look_ahead", slow)
+    monkeypatch.setattr(lake_reading, "HOLD_S", 600.0)
+    with opened(tmp_path) as site:
+        reports = Reports(site.house, EVERYTHING)
+        site.publish(event(1))
+        site.work()
+        site.get("/v1/chargeback", group_by="tenant")
+        with LookAhead(site.house, reports):
+            until(lambda: len(looks) == 1)
+            go_on.set()
+            until(lambda: not site.house.lake.writing.moved.is_set())
+            go_on.clear()
+            before = site.get("/v1/chargeback")["as_of"]["snapshot"]
+            site.publish(event(2))
+            site.work()
+            until(lambda: len(looks) == 2)
+            held = site.get("/v1/chargeback")
+            assert (held["as_of"]["snapshot"], held["total"]["requests"]) == (before, 1)
+            go_on.set()
+            until(lambda: site.get("/v1/chargeback")["total"]["requests"] == 2)
+            for _ in range(3):
+                reports.look_ahead()
+    assert len(looks) == len(set(looks))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -13,10 +14,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from meterhouse.warehouse import kept_sums
-from meterhouse.warehouse.books import SeenBooks, look_ahead
+from meterhouse.warehouse.books import OneRead, SeenBooks, look_ahead
 from meterhouse.warehouse.kept_sums import KeptSums
 from meterhouse.warehouse.lake import Cursor, Lake, LakeConfig
+from meterhouse.warehouse.lake_reading import Reading
 from meterhouse.warehouse.maintenance import MaintenanceSettings, maintain
+from meterhouse.warehouse.reports.as_of import Freshness, Positions
 from meterhouse.warehouse.reports.chargeback import Chargeback, chargeback
 from meterhouse.warehouse.reports.groups import Selection
 from meterhouse.warehouse.reports.query import DAY_US, Query
@@ -52,6 +55,7 @@ def month(**more: Any) -> Selection:
 
 DAYS: Final = Selection(MIDNIGHT_US - 4 * DAY_US, MIDNIGHT_US + 2 * DAY_US)
 """A range that is read from sums alone."""
+AS_OF: Final = Freshness(T0_US, {}, {}, Positions(1, ()))
 
 
 def bill(
@@ -178,9 +182,9 @@ def test_who_looks_ahead_leaves_nothing_to_read_to_whoever_asked_lately_and_asks
     assert len(read) == known, "nobody asked lately"
 
 
-def test_a_query_of_sums_alone_is_run_once_a_snapshot_and_ahead_of_who_asked_lately(
-    lake: Lake, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Queries of sums that were run."""
     run: list[str] = []
     as_it_was = Query.read
 
@@ -190,6 +194,12 @@ def test_a_query_of_sums_alone_is_run_once_a_snapshot_and_ahead_of_who_asked_lat
         return as_it_was(query, cursor)
 
     monkeypatch.setattr(Query, "read", noting)
+    return run
+
+
+def test_a_query_of_sums_alone_is_run_once_a_snapshot_and_ahead_of_who_asked_lately(
+    lake: Lake, run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kept_sums, "POLLS_S", 600.0)  # however slow the machine is
     fill(lake, [request(0, -1)])
     sums = KeptSums(lake)
@@ -206,7 +216,41 @@ def test_a_query_of_sums_alone_is_run_once_a_snapshot_and_ahead_of_who_asked_lat
     assert len(run) == 5, "the edges of a month are read from tables"
 
 
-def test_sums_of_files_that_were_merged_are_forgotten(lake: Lake) -> None:
+def test_rows_of_the_snapshot_before_are_kept_beside_the_newest_ones(
+    lake: Lake, run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_sums, "POLLS_S", 600.0)
+    fill(lake, [request(0, -1)])
+    sums = KeptSums(lake)
+    with lake.read() as cursor:
+        before = OneRead(SeenBooks(lake, EVERYTHING, sums=sums), Reading(lake, ExitStack(), lake.snapshot_id(cursor)))
+    told = chargeback(before, SNAPSHOT, DAYS, ("tenant",), AS_OF)
+    for number in range(2):
+        fill(lake, [request(3 + number, -1)])
+        ahead(lake, sums)
+        runs = len(run)
+        again = chargeback(before, SNAPSHOT, DAYS, ("tenant",), AS_OF)
+        assert again == told
+        assert len(run) - runs == number, "of the one before the last nothing is kept"
+
+
+def test_who_polls_comes_first_and_rows_that_are_too_many_to_be_kept_are_not_made_ahead(
+    lake: Lake, run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_sums, "MOST_ROWS", 3)
+    fill(lake, [request(offset, -1) for offset in range(9)])
+    sums = KeptSums(lake)
+    bill(lake, sums, EVERYTHING, "tenant", "application", of=DAYS)
+    assert [isinstance(asked.what, Query) for asked in sums.asked_lately()] == [False]
+    bill(lake, sums, EVERYTHING, "application", of=DAYS)
+    assert [isinstance(asked.what, Query) for asked in sums.asked_lately()] == [True, False, False]
+    runs = len(run)
+    fill(lake, [request(9, -1)])
+    ahead(lake, sums)
+    assert len(run) - runs == 1
+
+
+def test_sums_of_files_that_were_merged_are_forgotten_once_no_snapshot_that_may_be_read_has_them(lake: Lake) -> None:
     sums = KeptSums(lake)
     for offset in range(4):
         fill(lake, [request(offset, -1)])
@@ -214,8 +258,11 @@ def test_sums_of_files_that_were_merged_are_forgotten(lake: Lake) -> None:
     of_four = sums.held_bytes
     maintain(lake, MIDNIGHT_US, MERGING)
     bill(lake, sums, EVERYTHING, "tenant")
-    assert len(sums._sums) == 1
-    assert 0 < sums.held_bytes < of_four / 2
+    assert len(sums._sums) == 4 + 1
+    fill(lake, [request(4, -1)])
+    bill(lake, sums, EVERYTHING, "tenant")
+    assert len(sums._sums) == 1 + 1
+    assert 0 < sums.held_bytes < of_four
     assert sums.held_bytes == sum(each.nbytes + kept_sums.OVERHEAD_BYTES for each in sums._sums.values())
 
 

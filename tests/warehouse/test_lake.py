@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from meterhouse.warehouse.lake import Lake, LakeBusy, LakeConfig, LakeMissing, table_names
 from meterhouse.warehouse.lake_schema import TABLES
+from tests.warehouse.filled import fill
 
 
 @pytest.fixture
@@ -47,3 +49,13 @@ def test_a_reader_of_a_lake_whose_tables_are_about_to_be_made_is_told_so(
 def test_a_reader_of_a_lake_that_no_writer_made_is_told_so(config: LakeConfig) -> None:
     with pytest.raises(LakeMissing, match="run `meterhouse work` once"):
         Lake.open(config, read_only=True)
+
+
+def test_a_commit_that_moves_positions_does_not_read_the_extremes_of_all_files(config: LakeConfig) -> None:
+    with Lake.open(config) as lake, closing(lake.cursor()) as cursor:
+        cursor.execute("CALL enable_logging('QueryLog')")
+        fill(lake, [{"tenant": "acme", "offset": 0}])
+        said = cursor.execute("SELECT message FROM duckdb_logs WHERE type = 'QueryLog'").fetchall()
+    asked = [query for (query,) in said]
+    assert any(query.startswith("UPDATE position_") for query in asked)
+    assert not [query for query in asked if "ducklake_file_column_stats" in query and "SELECT" in query]

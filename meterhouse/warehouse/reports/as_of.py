@@ -52,6 +52,8 @@ class AsOf:
     offsets: Mapping[int, int]  # per partition, the next offset to be committed
 
 
+_MOST_KEPT: Final = 4
+"""The newest snapshot, the one that is shown before it, and those that slow reads come with."""
 _POSITIONS: Final = Query('SELECT "partition", next_offset, arrived_us FROM positions ORDER BY "partition"')
 
 
@@ -63,13 +65,24 @@ def positions_of(books: Books, cursor: Cursor, known: Positions | None = None) -
     return Positions(snapshot, tuple(Committed(*row) for row in _POSITIONS.rows(cursor)))
 
 
-def newest_positions(lake: Lake, cursor: Cursor, known: Positions | None = None) -> Positions:
-    """`positions_of` for who reads the lake as it is now: from the catalogue, where that is sure of them."""
-    snapshot = lake.snapshot_id(cursor)
-    if known is not None and known.snapshot == snapshot:
-        return known
-    rows = catalogue.positions(lake, cursor, snapshot)
-    return positions_of(lake, cursor) if rows is None else Positions(snapshot, tuple(Committed(*row) for row in rows))
+class KeptPositions:
+    """Those of the last snapshots that somebody read as the newest ones. May be shared between threads."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, Positions] = {}  # by snapshot; never changed, but replaced
+
+    def find(self, snapshot: int | None) -> Positions | None:
+        return None if snapshot is None else self._kept.get(snapshot)
+
+    def read(self, lake: Lake, cursor: Cursor) -> Positions:
+        """Of the newest snapshot, which the cursor reads: from the catalogue, where that is sure of them."""
+        snapshot, kept = lake.snapshot_id(cursor), self._kept
+        if (found := kept.get(snapshot)) is None:
+            rows = catalogue.positions(lake, cursor, snapshot)
+            committed = positions_of(lake, cursor).committed if rows is None else tuple(Committed(*row) for row in rows)
+            found = Positions(snapshot, committed)
+            self._kept = {**dict([*kept.items()][1 - _MOST_KEPT :]), snapshot: found}
+        return found
 
 
 def as_of(books: Books, cursor: Cursor, freshness: Freshness | None) -> AsOf:
