@@ -50,7 +50,7 @@ class LookAhead:
             if lake is not None and not self._stop.is_set():
                 moved.clear()
                 self._look(lake)
-                lake.writing.is_ready()
+                lake.writing.made_ready()
 
     def _look(self, lake: Lake) -> None:
         """Trouble is the next report's to tell."""

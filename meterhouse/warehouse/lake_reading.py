@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from meterhouse.warehouse.lake import Lake
 
 
-HOLD_S: Final = 0.25
+BEHIND_S: Final = 0.25
 """How long readers may be left with the snapshot before, while somebody makes ready what they will ask of the newest
 one: some 50 to 100 ms beside 10,000 events a second."""
 
@@ -28,7 +28,7 @@ class Writing:
     it, so that the newest snapshot stays that until somebody holds this again.
 
     `moved` is set whenever it was held, and cleared by who waits for it. `is_followed`: somebody waits for it, makes
-    ready what others will ask of the newest snapshot, and says `is_ready` then.
+    ready what others will ask of the newest snapshot, and says `made_ready` then.
     """
 
     def __init__(self, *, is_alone: bool) -> None:
@@ -36,7 +36,7 @@ class Writing:
         self._lock, self._noting = Lock(), Lock()
         self._times = 0  # it was held
         self._newest: tuple[int, int] | None = None  # as noted after so many times, a snapshot
-        self._held: tuple[int, float] | None = None  # a snapshot that is shown instead of it, until when
+        self._behind: tuple[int, float] | None = None  # a snapshot that readers are given instead of it, until when
         self.moved = Event()
         self.is_followed = False
 
@@ -44,16 +44,16 @@ class Writing:
         self._lock.acquire()
 
     def __exit__(self, *_: object) -> None:
-        shown = self.newest
-        if self.is_followed and shown is not None and self._held is None:
-            self._held = shown, monotonic() + HOLD_S
+        read = self.newest
+        if self.is_followed and read is not None and self._behind is None:
+            self._behind = read, monotonic() + BEHIND_S
         self._times += 1  # before others may write, so that nobody goes on with what was the newest before
         self._lock.release()
         self.moved.set()
 
-    def is_ready(self) -> None:
+    def made_ready(self) -> None:
         """What will be asked of the newest snapshot is at hand."""
-        self._held = None
+        self._behind = None
 
     @property
     def times(self) -> int:
@@ -70,10 +70,10 @@ class Writing:
 
     @property
     def newest(self) -> int | None:
-        """The snapshot that is to be read: the newest one, or for HOLD_S the one before. None: not known."""
-        held = self._held
-        if held is not None and monotonic() < held[1]:
-            return held[0]
+        """The snapshot that is to be read: the newest one, or for BEHIND_S the one before it. None: not known."""
+        behind = self._behind
+        if behind is not None and monotonic() < behind[1]:
+            return behind[0]
         noted = self._newest
         return noted[1] if noted is not None and noted[0] == self._times else None
 

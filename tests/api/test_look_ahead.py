@@ -42,7 +42,7 @@ def test_a_lake_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
         assert site.get("/v1/chargeback")["total"]["requests"] == 1
 
 
-def test_a_snapshot_is_looked_at_once_and_readers_are_held_at_the_one_before_meanwhile(
+def test_a_snapshot_is_looked_at_once_and_readers_are_given_the_one_before_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks, go_on = list[int](), threading.Event()
@@ -53,7 +53,7 @@ def test_a_snapshot_is_looked_at_once_and_readers_are_held_at_the_one_before_mea
         look_ahead(sums, cursor)
 
     monkeypatch.setattr(figures, "look_ahead", slow)
-    monkeypatch.setattr(lake_reading, "HOLD_S", 600.0)
+    monkeypatch.setattr(lake_reading, "BEHIND_S", 600.0)
     with opened(tmp_path) as site:
         reports = Reports(site.house, EVERYTHING)
         site.publish(event(1))
@@ -68,8 +68,8 @@ def test_a_snapshot_is_looked_at_once_and_readers_are_held_at_the_one_before_mea
             site.publish(event(2))
             site.work()
             until(lambda: len(looks) == 2)
-            held = site.get("/v1/chargeback")
-            assert (held["as_of"]["snapshot"], held["total"]["requests"]) == (before, 1)
+            given = site.get("/v1/chargeback")
+            assert (given["as_of"]["snapshot"], given["total"]["requests"]) == (before, 1)
             go_on.set()
             until(lambda: site.get("/v1/chargeback")["total"]["requests"] == 2)
             for _ in range(3):

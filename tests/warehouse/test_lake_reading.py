@@ -114,25 +114,25 @@ def test_while_the_newest_snapshot_is_made_ready_the_one_before_is_read(monkeypa
         pass
     writing.note(writing.times, 8)
     assert writing.newest == 7
-    now_s[0] += lake_reading.HOLD_S / 2
+    now_s[0] += lake_reading.BEHIND_S / 2
     with writing:
         pass
     assert writing.newest == 7
-    now_s[0] += lake_reading.HOLD_S / 2
-    assert writing.newest is None, "a second commit does not hold the first one's readers longer"
+    now_s[0] += lake_reading.BEHIND_S / 2
+    assert writing.newest is None, "a second commit does not leave the first one's readers behind longer"
     writing.note(writing.times, 9)
     assert writing.newest == 9
-    writing.is_ready()
+    writing.made_ready()
     with writing:
         pass
     assert writing.newest == 9
-    writing.is_ready()
+    writing.made_ready()
     assert writing.newest is None
     writing.note(writing.times, 10)
     assert writing.newest == 10
 
 
-def test_without_a_follower_nobody_is_held() -> None:
+def test_without_a_follower_nobody_is_left_behind() -> None:
     writing = Writing(is_alone=True)
     writing.note(writing.times, 7)
     with writing:
