@@ -226,7 +226,6 @@ class House:
     def meter(self) -> Meter:
         """The meter of this home's log; the house must be the lake's writer. Its caller closes it."""
         settings = self.settings
-        self._looked_s = float("-inf")  # a worker that starts knows the control data of now
         # Arrow's own pool hands memory back at once, and having it faulted in again is a fifth of the meter's time.
         pa.set_memory_pool(pa.system_memory_pool())
         ledger = LakeLedger(self.lake, cleaned=self.erasures.cleaned)
@@ -247,7 +246,7 @@ class House:
         return Meter(
             log=self.log,
             ledger=ledger,
-            snapshots=self._steady_snapshot,
+            snapshots=self._newest_snapshot,
             clock=now_us,
             settings=MeterSettings(
                 commit_every_s=settings.commit_every_s,
@@ -280,7 +279,7 @@ class House:
     def budget_worker(self) -> BudgetWorker:
         """On Kafka a member of the group of budget workers; its caller closes it."""
         log, settings = self._ungrouped_log, self.settings
-        self._looked_s = float("-inf")
+        self._looked_s = float("-inf")  # a worker that starts knows the control data of now
         desk = BudgetDesk(log, self._steady_snapshot, self.outbox, now_us, self.lateness, watch=self.metrics.budgets)
         if settings.kafka_bootstrap is None:
             return EmbeddedBudgetWorker(log, desk)
@@ -338,10 +337,14 @@ class House:
         return QualityResults(self._database)
 
     def _steady_snapshot(self) -> Snapshot:
-        """The control data in force CONTROL_EVERY_S ago or, while its database is away, the last that was: work goes
-        on, and each charge says the version that rated it. Raises ControlUnavailable where there was none yet."""
+        """`_newest_snapshot`, at most CONTROL_EVERY_S old."""
         if self._last_snapshot is not None and monotonic() - self._looked_s < CONTROL_EVERY_S:
             return self._last_snapshot
+        return self._newest_snapshot()
+
+    def _newest_snapshot(self) -> Snapshot:
+        """The control data in force or, while its database is away, the last that was: work goes on, and each charge
+        says the version that rated it. Raises ControlUnavailable where there was none yet."""
         self._looked_s = monotonic()
         try:
             self._last_snapshot = self.control.snapshot()

@@ -20,6 +20,7 @@ from typing import Final
 import pyarrow as pa
 import structlog
 
+from meterhouse.ingest.batch import Decoded, Reason
 from meterhouse.ingest.decode import Decoder
 from meterhouse.ingest.log import (
     USAGE_EVENTS,
@@ -64,7 +65,8 @@ class Progress:
 class Meter:
     """Meters `usage.events` into a ledger until stopped.
 
-    `snapshots` returns the control data in force (cheap: it is called every `control_every_s`).
+    `snapshots` returns the control data in force (cheap: it is called every `control_every_s`, and before an event is
+    rejected whose tenant nobody knows, since it may have been made known just now).
     """
 
     def __init__(
@@ -179,9 +181,12 @@ class Meter:
 
     def _process(self, polled: Sequence[Records], poll_s: float) -> None:
         begin_s = perf_counter()
-        decoded = self._decoder.decode(
-            polled, tenants=self._tenants, lateness=self.settings.lateness, partitions=self._layout
-        )
+        decoded = self._decode(polled)
+        if any(reject.reason is Reason.UNKNOWN_TENANT for reject in decoded.rejects) and self._take_over_control():
+            polled = self._take_over_again(polled) if self._dropped else polled
+            if not polled:
+                return
+            decoded = self._decode(polled)
         decoded_s = perf_counter()
         before = {records.partition: self._positions[records.partition] for records in polled}
         try:
@@ -200,16 +205,22 @@ class Meter:
         self._rest_s = min(self.settings.rest * took_s, REST_S) if records < self.settings.poll_records else 0.0
         self._watch.processed(unit, Turn(records, poll_s, decoded_s - begin_s, perf_counter() - decoded_s))
 
+    def _decode(self, polled: Sequence[Records]) -> Decoded:
+        return self._decoder.decode(
+            polled, tenants=self._tenants, lateness=self.settings.lateness, partitions=self._layout
+        )
+
     def _follow_control(self) -> None:
-        """Takes over new control data at a batch boundary: what was rated before is committed first, so that totals
-        can start again from the lake."""
-        now_us = self._clock()
-        if now_us - self._control_checked_us < self.settings.control_every_s * 1e6:
-            return
-        self._control_checked_us = now_us
+        if self._clock() - self._control_checked_us >= self.settings.control_every_s * 1e6:
+            self._take_over_control()
+
+    def _take_over_control(self) -> bool:
+        """Takes over new control data, if there is any, at a batch boundary: what was rated before is committed first,
+        so that totals can start again from the lake."""
+        self._control_checked_us = self._clock()
         snapshot = self._snapshots()
         if snapshot.version == self._snapshot.version:
-            return
+            return False
         self._commit_all()
         self._snapshot = snapshot
         self._rates = compile_rates(snapshot)
@@ -218,6 +229,7 @@ class Meter:
         edges = self._edges(self._positions)
         self._start_totals(self._positions, edges, self._committer.ask(lambda: self._ledger.spend(edges)))
         _log.info("control data taken over", version=snapshot.version)
+        return True
 
     def _look_at_lag(self) -> None:
         if monotonic() - self._lag_seen_s < self.settings.lag_every_s:

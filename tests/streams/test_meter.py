@@ -274,6 +274,31 @@ def test_new_control_data_rates_what_is_read_after_it(bench: Bench) -> None:
     assert bench.totals() == bench.spent()
 
 
+def test_a_tenant_that_was_just_made_known_is_not_rejected_because_the_meter_did_not_look_yet(bench: Bench) -> None:
+    meter = bench.meter(control_every_s=1e9)
+    looks = 0
+
+    def looking() -> Snapshot:
+        nonlocal looks
+        looks += 1
+        return bench.control
+
+    meter._snapshots = looking
+    known = [event(i) for i in range(30)]
+    bench.publish(known[:15])
+    while meter.step():
+        pass
+    assert looks == 0
+    bench.control = replace(snapshot(version=2), tenants=(*snapshot().tenants, Tenant("dora", "Dora")))
+    new = [event(100 + i, tenant="dora") for i in range(5)]
+    bench.publish([*known[15:], *new, event(200, tenant="nobody")])
+    meter.run(Event(), until_idle=True)
+    assert bench.billed() == truth([*known, *new])
+    assert bench.counts() == Counts(read=36, billed=35, rejected=1)
+    assert bench.totals() == {name: of for name, of in bench.spent().items() if name != "dora-month"}, "has no budget"
+    assert 1 <= looks <= PARTITIONS + 1, "once for each batch with such an event"
+
+
 def test_an_event_under_another_tenants_key_is_forwarded_and_billed_once(bench: Bench) -> None:
     strayed = event(1)
     messages = [single_message(tenant, to_json(strayed)) for tenant in ("acme", None)]
