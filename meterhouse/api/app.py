@@ -17,6 +17,7 @@ from meterhouse.api.alert_desk import NoSuch
 from meterhouse.api.auth.guard import check_guarded
 from meterhouse.api.auth.outside import SecureHeaders, TellRefusals
 from meterhouse.api.auth.rates import Rates
+from meterhouse.api.away import AWAY, told
 from meterhouse.api.downloads import Downloads
 from meterhouse.api.figures import Reports
 from meterhouse.api.foreign import ForeignTerms
@@ -45,12 +46,8 @@ from meterhouse.api.schemas.admissions import Position
 from meterhouse.api.schemas.common import ProblemDocument
 from meterhouse.api.streams import Streams
 from meterhouse.api.wiring import House
-from meterhouse.ingest.log import LogError
-from meterhouse.streams.alerts import OutboxUnavailable
 from meterhouse.warehouse.api_keys import KeyOver
 from meterhouse.warehouse.audit import BadDeed
-from meterhouse.warehouse.control import ControlUnavailable
-from meterhouse.warehouse.lake import LakeError
 from meterhouse.warehouse.reports.errors import ReportError
 from meterhouse.warehouse.view import EVERYTHING
 
@@ -163,7 +160,7 @@ def _install_domain_errors(app: FastAPI) -> None:
         return problems.answer(request, problems.Problem("invalid-parameter", detail))
 
     async def _unavailable(request: Request, error: Exception) -> Response:
-        problem = problems.Problem("unavailable", f"{error}. Try again.", headers={"Retry-After": "1"})
+        problem = problems.Problem("unavailable", f"{told(error)}. Try again.", headers={"Retry-After": "1"})
         return problems.answer(request, problem)
 
     @app.exception_handler(KeyOver)
@@ -178,7 +175,7 @@ def _install_domain_errors(app: FastAPI) -> None:
     async def _gone(request: Request, error: ListingGone) -> Response:
         return problems.answer(request, problems.Problem("gone", str(error)))
 
-    for kind in (LogError, LakeError, ControlUnavailable, OutboxUnavailable):
+    for kind in AWAY:
         app.exception_handler(kind)(_unavailable)
 
 

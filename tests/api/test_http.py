@@ -19,8 +19,11 @@ from meterhouse.api.settings import Settings
 from meterhouse.api.wiring import House
 from meterhouse.api.workers import Workers
 from meterhouse.ingest.log import USAGE_EVENTS, LogFull, Message
+from meterhouse.warehouse.control import ControlUnavailable
 from meterhouse.warehouse.control_file import parse
 from meterhouse.warehouse.control_plan import plan
+from meterhouse.warehouse.lake import LakeUnavailable
+from meterhouse.warehouse.lake_reading import Writing
 from tests.api.serving import served
 from tests.api.sites import problem
 from tests.kafka.logs import await_that
@@ -249,6 +252,25 @@ def test_health_and_readiness(site: Site) -> None:
     site.workers_alive = False
     answer = site.http.get("/readyz")
     assert (answer.status_code, answer.json()["status"]) == (503, "unready")
+
+
+def test_trouble_behind_the_server_is_told_without_where_that_is(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> None:
+        raise LakeUnavailable("the lake at /srv/meterhouse/lake/catalogue.sqlite cannot be read, try again: locked")
+
+    def lost(*_: object) -> None:
+        try:
+            raise OSError("connection to server at db.internal refused")
+        except OSError as cause:
+            raise ControlUnavailable(f"the control database does not answer ({cause})") from cause
+
+    monkeypatch.setattr(site.house.lake, "read", away)
+    monkeypatch.setattr(Writing, "newest", None)
+    answer = site.http.get("/v1/chargeback")
+    assert (answer.status_code, answer.json()["detail"]) == (503, "the lake cannot be read. Try again.")
+    assert site.http.get("/readyz").json()["checks"]["trouble"] == "the lake cannot be read"
+    monkeypatch.setattr(site.house.control, "version", lost)
+    assert site.http.get("/readyz").json()["checks"]["trouble"] == "the control database does not answer"
 
 
 def test_a_request_that_fails_on_our_side_is_a_500_and_is_counted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

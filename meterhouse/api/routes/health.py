@@ -6,12 +6,11 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 
+from meterhouse.api.away import AWAY, told
 from meterhouse.api.dependencies import HouseOf
 from meterhouse.api.schemas import common as schemas
 from meterhouse.api.wiring import House
-from meterhouse.ingest.log import USAGE_EVENTS, LogError
-from meterhouse.warehouse.control import ControlUnavailable
-from meterhouse.warehouse.lake import LakeError
+from meterhouse.ingest.log import USAGE_EVENTS
 
 router = APIRouter(tags=["health"])
 
@@ -41,8 +40,8 @@ def readiness(app: FastAPI, house: House) -> dict[str, Any]:
         checks["lake_lag_records"] = app.state.reports.lag_records()
         checks["gate_ready"] = house.admissions.gate.ready
         checks["budget_state_age_s"] = house.admissions.state_age_s()
-    except (LogError, ControlUnavailable, LakeError) as trouble:
-        checks["trouble"] = str(trouble)
+    except AWAY as trouble:
+        checks["trouble"] = told(trouble)
     workers = app.state.workers_alive
     checks["workers"] = workers()
     unready = "trouble" in checks or not checks["workers"] or not checks["gate_ready"]

@@ -1,0 +1,32 @@
+"""What an answer says of trouble behind the server: what is away. Where that is, who asks is not told; it is logged."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from meterhouse.ingest.log import LogError, LogFull
+from meterhouse.streams.alerts import OutboxUnavailable
+from meterhouse.warehouse.control import ControlUnavailable
+from meterhouse.warehouse.lake import LakeError
+
+AWAY: Final = (LogError, LakeError, ControlUnavailable, OutboxUnavailable)
+"""What parts of the house raise while they are not to be had."""
+_TOLD: Final[dict[type[Exception], str]] = {  # the first that fits
+    LogFull: "the log is full",
+    LogError: "the log does not answer",
+    LakeError: "the lake cannot be read",
+    OutboxUnavailable: "the alerts database does not answer",
+}
+_log = structlog.get_logger("meterhouse.api")
+
+
+def told(trouble: Exception) -> str:
+    """Its messages name files and hosts."""
+    _log.warning("something is away", reason=str(trouble))
+    for kind, text in _TOLD.items():
+        if isinstance(trouble, kind):
+            return text
+    # A database's own words come as the cause.
+    return str(trouble) if trouble.__cause__ is None else "the control database does not answer"
