@@ -214,14 +214,13 @@ def send(address: str, orders: Orders) -> Sent:
 
 
 def ask(address: str, orders: Orders) -> Asked:
-    """Asks for reports, one after another, at even moments: every other one is the month's chargeback.
-    Of the others each comes too seldom for its rows to be made ahead (`kept_sums.POLLS_S`)."""
+    """Asks for reports, one after another, at even moments: every other one is the month's chargeback."""
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     first, inside = today - timedelta(days=29), today - timedelta(days=20)
     month = f"from={first:%Y-%m-%d}&to={today + timedelta(days=1):%Y-%m-%d}"
     others = itertools.cycle(
         {
-            "chargeback by model, tenant: seldom": f"/v1/chargeback?{month}&group_by=model,tenant",
+            "chargeback by model, tenant": f"/v1/chargeback?{month}&group_by=model,tenant",
             "chargeback by tenant, day": f"/v1/chargeback?{month}&group_by=tenant,day",
             "chargeback of an open range": f"/v1/chargeback?from={inside:%Y-%m-%d}T03:14:15Z&group_by=tenant,model",
             "usage by day": f"/v1/usage?{month}&every=day&group_by=tenant",

@@ -35,10 +35,7 @@ sixteen objectives' latencies by the day takes 1.3 MB, of fifty budgets' spend b
 OVERHEAD_BYTES: Final = 8_192
 """Of a table beside its columns' values, about: most of them have a few rows."""
 LATELY_S: Final = 60.0
-"""Who asked within a minute has a page open, or polls: the new files' sums are made ahead."""
-POLLS_S: Final = 3.0
-"""Who asked within that polls: rows are made ahead too. A commit a second makes them anew each time, at the price of a
-report."""
+"""Who asked within a minute has a page open, or polls: what they asked is made ready ahead."""
 MOST_ASKED: Final = 16
 """Queries and sums that are made ahead after each commit, some 5 to 15 ms of processor time each. The page of
 objectives alone asks four, that of budgets two."""
@@ -61,11 +58,6 @@ class Asked:
     what: Query | KeepableSums
     view: View
     at_s: float
-
-    @property
-    def lasts_s(self) -> float:
-        """How long it is made ahead."""
-        return POLLS_S if isinstance(self.what, Query) else LATELY_S
 
 
 class KeptSums:
@@ -126,11 +118,11 @@ class KeptSums:
                 self._asked.popitem(last=False)
 
     def asked_lately(self) -> list[Asked]:
-        """What was asked for lately, and by whom: it may be asked again. Those that poll come first."""
+        """What was asked for lately, and by whom: it may be asked again. First the queries, the last one first."""
         now_s = monotonic()
         with self._lock:
-            lately = [asked for asked in self._asked.values() if now_s - asked.at_s <= asked.lasts_s]
-        return sorted(lately, key=lambda asked: asked.lasts_s)
+            lately = [asked for asked in self._asked.values() if now_s - asked.at_s <= LATELY_S]
+        return sorted(lately, key=lambda asked: (not isinstance(asked.what, Query), -asked.at_s))
 
     def _parts(self, digest: bytes, sums: KeepableSums, cursor: Cursor, read: Read) -> list[pa.Table] | None:
         paths, parts = self.paths(sums.table, sums.from_us, sums.to_us, cursor), []

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from meterhouse.warehouse import kept_sums
+from meterhouse.warehouse import books, kept_sums
 from meterhouse.warehouse.books import OneRead, SeenBooks, look_ahead
 from meterhouse.warehouse.kept_sums import KeptSums
 from meterhouse.warehouse.lake import Cursor, Lake, LakeConfig
@@ -99,8 +99,8 @@ def test_with_sums_kept_each_report_is_that_of_the_lake_as_it_is(
                 assert bill(lake, sums, who, *group_by) == bill(lake, None, who, *group_by)
                 for _ in range(2):
                     assert bill(lake, sums, who, *group_by, of=DAYS) == bill(lake, None, who, *group_by, of=DAYS)
-            books = SeenBooks(lake, view, sums=sums)
-            by_hour = usage(books, view.cut(SNAPSHOT), month(), (), "hour")
+            seen = SeenBooks(lake, view, sums=sums)
+            by_hour = usage(seen, view.cut(SNAPSHOT), month(), (), "hour")
             assert by_hour == usage(SeenBooks(lake, view), view.cut(SNAPSHOT), month(), (), "hour")
 
 
@@ -171,11 +171,6 @@ def test_who_looks_ahead_leaves_nothing_to_read_to_whoever_asked_lately_and_asks
     for view in VIEWS:
         assert bill(lake, sums, view, "tenant") == bill(lake, None, view, "tenant")
     assert len(read) == known
-    monkeypatch.setattr(kept_sums, "POLLS_S", -1.0)
-    fill(lake, [request(3, -1)])
-    ahead(lake, sums)
-    assert len(read) == known + len(VIEWS), "sums are made for longer than rows"
-    known = len(read)
     monkeypatch.setattr(kept_sums, "LATELY_S", -1.0)
     fill(lake, [request(4, -1)])
     ahead(lake, sums)
@@ -200,7 +195,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_query_of_sums_alone_is_run_once_a_snapshot_and_ahead_of_who_asked_lately(
     lake: Lake, run: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept_sums, "POLLS_S", 600.0)  # however slow the machine is
+    monkeypatch.setattr(books, "ROWS_S", 600.0)  # however slow the machine is
     fill(lake, [request(0, -1)])
     sums = KeptSums(lake)
     bills = [bill(lake, sums, VIEWS[1], "tenant", of=DAYS) for _ in range(2)]
@@ -219,7 +214,7 @@ def test_a_query_of_sums_alone_is_run_once_a_snapshot_and_ahead_of_who_asked_lat
 def test_rows_of_the_snapshot_before_are_kept_beside_the_newest_ones(
     lake: Lake, run: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept_sums, "POLLS_S", 600.0)
+    monkeypatch.setattr(books, "ROWS_S", 600.0)
     fill(lake, [request(0, -1)])
     sums = KeptSums(lake)
     with lake.read() as cursor:
@@ -234,7 +229,26 @@ def test_rows_of_the_snapshot_before_are_kept_beside_the_newest_ones(
         assert len(run) - runs == number, "of the one before the last nothing is kept"
 
 
-def test_who_polls_comes_first_and_rows_that_are_too_many_to_be_kept_are_not_made_ahead(
+def test_rows_are_made_ahead_of_who_asked_last_as_long_as_there_is_time_and_sums_of_all(
+    lake: Lake, run: list[str], read: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = count()
+    monkeypatch.setattr(books, "monotonic", lambda: next(now_s))
+    monkeypatch.setattr(books, "ROWS_S", 2.5)  # of looks at the clock: the first begins, two are before it is over
+    fill(lake, [request(0, -1)])
+    sums = KeptSums(lake)
+    for name in ("tenant", "application", "model"):
+        bill(lake, sums, EVERYTHING, name, of=DAYS)
+    first, *last = run
+    runs, reads = len(run), len(read)
+    fill(lake, [request(3, -1)])
+    ahead(lake, sums)
+    assert run[runs:] == last[::-1]
+    assert first not in last
+    assert len(read) - reads == 3
+
+
+def test_queries_come_first_and_rows_that_are_too_many_to_be_kept_are_not_made_ahead(
     lake: Lake, run: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept_sums, "MOST_ROWS", 3)
