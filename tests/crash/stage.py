@@ -304,7 +304,9 @@ class Stage:
         return bool(self._attempt(member, member.meter.step))
 
     def _attempt(self, member: Member, act: Any) -> Any:
-        """None when the meter died of it."""
+        """None when the meter died of it, or before it: of a rebalance that another one's death was the reason of."""
+        if member not in self.members:
+            return None
         try:
             return act()
         except (Died, Fenced):
