@@ -163,6 +163,8 @@ class Desks:
         """Pauses a worker that has a state to say, if there is one."""
         for member in [each for each in self.members if not each.is_paused]:
             self.pause(member)
+            if member not in self.members:  # it died of what it was to say
+                continue
             if any(topic == BUDGET_STATES and messages for topic, messages in member.voice.held or []):
                 return
             self.wake(member)
