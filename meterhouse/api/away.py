@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Final
 
 import structlog
@@ -19,14 +20,18 @@ _TOLD: Final[dict[type[Exception], str]] = {  # the first that fits
     LakeError: "the lake cannot be read",
     OutboxUnavailable: "the alerts database does not answer",
 }
+SAY_EVERY_S: Final = 1.0
+"""The log's lines about the same: while something is away, each request meets it."""
+_said_s: dict[str, float] = {}  # when, by what is told
 _log = structlog.get_logger("meterhouse.api")
 
 
 def told(trouble: Exception) -> str:
-    """Its messages name files and hosts."""
-    _log.warning("something is away", reason=str(trouble))
-    for kind, text in _TOLD.items():
-        if isinstance(trouble, kind):
-            return text
-    # A database's own words come as the cause.
-    return str(trouble) if trouble.__cause__ is None else "the control database does not answer"
+    """What is away. Its own message names files and hosts."""
+    text = next((text for kind, text in _TOLD.items() if isinstance(trouble, kind)), None)
+    if text is None:  # a database's own words come as the cause
+        text = str(trouble) if trouble.__cause__ is None else "the control database does not answer"
+    if monotonic() - _said_s.get(text, float("-inf")) >= SAY_EVERY_S:
+        _said_s[text] = monotonic()
+        _log.warning("something is away", reason=str(trouble))
+    return text
