@@ -12,14 +12,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Lock
 from time import monotonic
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol, Self, runtime_checkable
 
 import duckdb
 
 from meterhouse.warehouse.extensions import extension_file
 from meterhouse.warehouse.lake_config import ALIAS, LakeConfig
 from meterhouse.warehouse.lake_readers import Readers
-from meterhouse.warehouse.lake_reading import Reading, Writing
 from meterhouse.warehouse.lake_schema import (
     AUDIT_HEADS,
     TABLES,
@@ -39,6 +38,7 @@ from meterhouse.warehouse.lake_trouble import (
     put_away,
 )
 from meterhouse.warehouse.lake_turns import LakeBusy, LakeError, Passage, WriterLock, turn
+from meterhouse.warehouse.lake_writing import Writing
 
 __all__ = ["Lake", "LakeBusy", "LakeConfig", "LakeError", "LakeMissing", "LakeUnavailable", "WriterLock"]
 
@@ -66,6 +66,13 @@ class Cursor(Protocol):
     def execute(self, query: str, parameters: Any = None, /) -> duckdb.DuckDBPyConnection: ...
 
     def register(self, view_name: str, python_object: object, /) -> duckdb.DuckDBPyConnection: ...
+
+
+@runtime_checkable
+class OfSnapshot(Protocol):
+    """A cursor that knows which snapshot it is to read."""
+
+    snapshot: int
 
 
 class Lake:
@@ -215,7 +222,7 @@ class Lake:
 
     def snapshot_id(self, cursor: Cursor) -> int:
         """The snapshot that this cursor's transaction sees, or is to see."""
-        if isinstance(cursor, Reading):
+        if isinstance(cursor, OfSnapshot):
             return cursor.snapshot
         row = cursor.execute(f"FROM ducklake_current_snapshot('{ALIAS}')").fetchone()
         assert row is not None

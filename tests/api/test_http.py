@@ -23,7 +23,7 @@ from meterhouse.warehouse.control import ControlUnavailable
 from meterhouse.warehouse.control_file import parse
 from meterhouse.warehouse.control_plan import plan
 from meterhouse.warehouse.lake import LakeUnavailable
-from meterhouse.warehouse.lake_reading import Writing
+from meterhouse.warehouse.lake_writing import Writing
 from tests.api.serving import served
 from tests.api.sites import problem
 from tests.kafka.logs import await_that

@@ -10,7 +10,7 @@ import pytest
 from meterhouse.api import figures
 from meterhouse.api.figures import Reports
 from meterhouse.api.look_ahead import LookAhead
-from meterhouse.warehouse import lake_reading
+from meterhouse.warehouse import lake_writing
 from meterhouse.warehouse.books import look_ahead
 from meterhouse.warehouse.kept_sums import KeptSums
 from meterhouse.warehouse.lake import Cursor
@@ -53,7 +53,7 @@ def test_a_snapshot_is_looked_at_once_and_readers_are_given_the_one_before_meanw
         look_ahead(sums, cursor)
 
     monkeypatch.setattr(figures, "look_ahead", slow)
-    monkeypatch.setattr(lake_reading, "BEHIND_S", 600.0)
+    monkeypatch.setattr(lake_writing, "BEHIND_S", 600.0)
     with opened(tmp_path) as site:
         reports = Reports(site.house, EVERYTHING)
         site.publish(event(1))

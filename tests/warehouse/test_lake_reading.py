@@ -9,11 +9,12 @@ from typing import Any, Final
 
 import pytest
 
-from meterhouse.warehouse import lake_reading
+from meterhouse.warehouse import lake_writing
 from meterhouse.warehouse.books import OneRead, SeenBooks
 from meterhouse.warehouse.kept_sums import KeptSums
 from meterhouse.warehouse.lake import Lake, LakeConfig
-from meterhouse.warehouse.lake_reading import Reading, Writing, reading
+from meterhouse.warehouse.lake_reading import Reading, reading
+from meterhouse.warehouse.lake_writing import Writing
 from meterhouse.warehouse.maintenance import MaintenanceSettings, maintain
 from meterhouse.warehouse.reports.as_of import Freshness, KeptPositions
 from meterhouse.warehouse.reports.chargeback import chargeback
@@ -106,7 +107,7 @@ def test_while_something_is_written_the_later_of_two_snapshots_is_the_newest() -
 
 def test_while_the_newest_snapshot_is_made_ready_the_one_before_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = [100.0]
-    monkeypatch.setattr(lake_reading, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr(lake_writing, "monotonic", lambda: now_s[0])
     writing = Writing(is_alone=True)
     writing.note(writing.times, 7)
     writing.is_followed = True
@@ -114,11 +115,11 @@ def test_while_the_newest_snapshot_is_made_ready_the_one_before_is_read(monkeypa
         pass
     writing.note(writing.times, 8)
     assert writing.newest == 7
-    now_s[0] += lake_reading.BEHIND_S / 2
+    now_s[0] += lake_writing.BEHIND_S / 2
     with writing:
         pass
     assert writing.newest == 7
-    now_s[0] += lake_reading.BEHIND_S / 2
+    now_s[0] += lake_writing.BEHIND_S / 2
     assert writing.newest is None, "a second commit does not leave the first one's readers behind longer"
     writing.note(writing.times, 9)
     assert writing.newest == 9
