@@ -270,9 +270,12 @@ def _position_row(position: Position) -> list[int | None]:
 @cache
 def _move_sql(partition: int) -> str:
     """It compares lists: for a bare column DuckLake would look for files by their extremes, of which there are none,
-    and read the catalogue's extremes of all files of the lake twice for it, half of what an update costs."""
+    and read the catalogue's extremes of all files of the lake twice for it, half of what an update costs. In lists a
+    null equals a null: the -1, no layout's, keeps a position that says none from being moved."""
     sets = ", ".join(f"{quoted(name)} = ?" for name in POSITION_COLUMNS)
-    return f"UPDATE {position_table(partition)} SET {sets} WHERE [next_offset, {LAYOUT}] = [?, coalesce(?, {LAYOUT})]"
+    return (
+        f"UPDATE {position_table(partition)} SET {sets} WHERE [next_offset, {LAYOUT}] = [?, coalesce(?, {LAYOUT}, -1)]"
+    )
 
 
 @cache

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from meterhouse.streams.ledger import LayoutChanged
 from meterhouse.warehouse.lake import Lake, LakeBusy, LakeConfig, LakeMissing, table_names
+from meterhouse.warehouse.lake_ledger import LakeLedger
 from meterhouse.warehouse.lake_schema import TABLES
+from tests.ledger_units import Shape, unit
 from tests.warehouse.filled import fill
 
 
@@ -59,3 +62,13 @@ def test_a_commit_that_moves_positions_does_not_read_the_extremes_of_all_files(c
     asked = [query for (query,) in said]
     assert any(query.startswith("UPDATE position_") for query in asked)
     assert not [query for query in asked if "ducklake_file_column_stats" in query and "SELECT" in query]
+
+
+def test_a_position_that_says_no_layout_is_moved_by_nobody(config: LakeConfig) -> None:
+    with Lake.open(config) as lake:
+        LakeLedger(lake).seed(1)
+        with closing(lake.cursor()) as cursor:
+            cursor.execute("UPDATE position_0 SET layout = NULL")
+        ledger = LakeLedger(lake)
+        with pytest.raises(LayoutChanged):
+            ledger.commit(unit(Shape(), ledger.positions()[0]))
