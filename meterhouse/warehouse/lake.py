@@ -169,7 +169,13 @@ class Lake:
 
     @contextmanager
     def read(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A cursor in a read transaction: all it reads is of one snapshot.
+        """The cursor of `begun`."""
+        with self.begun() as (cursor, _):
+            yield cursor
+
+    @contextmanager
+    def begun(self) -> Iterator[tuple[duckdb.DuckDBPyConnection, int]]:
+        """A cursor in a read transaction, and the one snapshot that all it reads is of.
 
         Raises SnapshotExpired at the end when the snapshot did not last as long as the read, LakeUnavailable when
         catalogue or files could not be read.
@@ -180,7 +186,7 @@ class Lake:
         is_over = False
         try:
             snapshot = self._begin(cursor) if snapshot is None else snapshot
-            yield cursor
+            yield cursor, snapshot
             cursor.execute("ROLLBACK")
             is_over = True
         except duckdb.Error as trouble:

@@ -21,33 +21,25 @@ class Reading:
 
     def __init__(self, lake: Lake, until: ExitStack, assumed: int | None) -> None:
         self._lake, self._until = lake, until
-        self._cursor: duckdb.DuckDBPyConnection | None = None
-        self._seen = -1
-        self.snapshot = self._begin() if assumed is None else assumed
+        self._begun: tuple[duckdb.DuckDBPyConnection, int] | None = None
+        self.snapshot = self._begin()[1] if assumed is None else assumed
 
-    def _begin(self) -> int:
-        self._cursor = self._until.enter_context(self._lake.read())
-        self._seen = self._lake.snapshot_id(self._cursor)
-        return self._seen
+    def _begin(self) -> tuple[duckdb.DuckDBPyConnection, int]:
+        """The cursor, whose transaction begins at the latest now, and the snapshot that this one sees."""
+        if self._begun is None:
+            self._begun = self._until.enter_context(self._lake.begun())
+        return self._begun
 
     def at(self) -> int | None:
         """The snapshot that tables are to be read at. None: they are as the transaction, which begins, sees them."""
-        if self._cursor is None:
-            self._begin()
-        return None if self._seen == self.snapshot else self.snapshot
+        return None if self._begin()[1] == self.snapshot else self.snapshot
 
     def execute(self, query: str, parameters: Any = None, /) -> duckdb.DuckDBPyConnection:
         """Names no table as it was unless the query says so: see `at`."""
-        return self._begun().execute(query, parameters)
+        return self._begin()[0].execute(query, parameters)
 
     def register(self, view_name: str, python_object: object, /) -> duckdb.DuckDBPyConnection:
-        return self._begun().register(view_name, python_object)
-
-    def _begun(self) -> duckdb.DuckDBPyConnection:
-        if self._cursor is None:
-            self._begin()
-        assert self._cursor is not None
-        return self._cursor
+        return self._begin()[0].register(view_name, python_object)
 
 
 @contextmanager

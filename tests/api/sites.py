@@ -70,7 +70,7 @@ def opened(folder: Path) -> Iterator[Site]:
     """A house of its own in `folder`, served."""
     settings = Settings(home=folder / "home")  # type: ignore[call-arg]
     with House(settings, writer=True) as house:
-        # Before anything of it looks: what has looked, a meter of the next fifth of a second goes by.
+        # Before anything of it looks: what has looked, workers of the next fifth of a second go by.
         put_in_force(house, CONTROL)
         with served(create_app(house)) as client:
             client.timeout = httpx.Timeout(60)  # a machine may be busy

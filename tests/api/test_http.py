@@ -264,7 +264,7 @@ def test_trouble_behind_the_server_is_told_without_where_that_is(site: Site, mon
         except OSError as cause:
             raise ControlUnavailable(f"the control database does not answer ({cause})") from cause
 
-    monkeypatch.setattr(site.house.lake, "read", away)
+    monkeypatch.setattr(site.house.lake, "begun", away)
     monkeypatch.setattr(Writing, "newest", None)
     answer = site.http.get("/v1/chargeback")
     assert (answer.status_code, answer.json()["detail"]) == (503, "the lake cannot be read. Try again.")

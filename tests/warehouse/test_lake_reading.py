@@ -183,6 +183,6 @@ def test_a_report_whose_rows_are_kept_begins_no_transaction(lake: Lake, monkeypa
     with reading(lake, None) as cursor:
         fresh = Freshness(T0_US, {}, {}, KeptPositions().read(lake, cursor))
         told = chargeback(OneRead(books, cursor), SNAPSHOT, DAYS, ("tenant",), fresh)
-    monkeypatch.setattr(Lake, "read", None)
+    monkeypatch.setattr(Lake, "begun", None)
     with reading(lake, lake.writing.newest) as cursor:
         assert chargeback(OneRead(books, cursor), SNAPSHOT, DAYS, ("tenant",), fresh) == told
